@@ -1,0 +1,134 @@
+"""The terminal: the only place that prints, asks, or knows what a TTY is.
+
+The answer goes to stdout and nothing else does; notes, progress and questions go to stderr. This module knows no
+model and no engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+# Everything that can move the cursor, rewrite the screen, set a title or reorder text: C0 but newline and tab,
+# DEL, C1, and Unicode's bidirectional controls.
+_CONTROLS = [
+    *(code for code in range(0x20) if chr(code) not in "\n\t"),
+    *range(0x7F, 0xA0),
+    0x061C, 0x200E, 0x200F,
+    *range(0x202A, 0x202F),
+    *range(0x2066, 0x206A),
+]  # fmt: skip
+_VISIBLE = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _CONTROLS}
+
+
+def visible(text: str) -> str:
+    r"""Show control characters as escapes (`\x1b`, `\u202e`), so that no text can drive a terminal."""
+    return text.translate(_VISIBLE)
+
+
+class Terminal:
+    """The three standard streams and what may be written to them.
+
+    `quiet` silences notes, `raw_output` lets a model's control characters through to a terminal.
+    """
+
+    def __init__(
+        self,
+        stdin: TextIO | None = None,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        environ = os.environ if environ is None else environ
+        self.stdin = stdin or sys.stdin
+        self.stdout = stdout or sys.stdout
+        self.stderr = stderr or sys.stderr
+        self.quiet = False
+        self.raw_output = False
+        self.answers_on_terminal = _is_terminal(self.stdout)
+        self.notes_on_terminal = _is_terminal(self.stderr)
+        self.interactive = _is_terminal(self.stdin) and self.notes_on_terminal
+        plain = environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
+        self.colour = self.notes_on_terminal and not plain
+        self._half = ""
+
+    def answer(self, text: str) -> None:
+        """Write a piece of the answer to stdout at once, control characters made visible on a terminal."""
+        text, self._half = self._half + text, ""
+        if text and "\ud800" <= text[-1] <= "\udbff":  # half a character: its other half is in the next piece
+            text, self._half = text[:-1], text[-1]
+        if self.answers_on_terminal and not self.raw_output:
+            text = visible(text)
+        if not text.isascii():
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        self.stdout.write(text)
+        self.stdout.flush()
+
+    def line(self, text: str = "") -> None:
+        """Write a line to stdout."""
+        self.answer(text + "\n")
+
+    def note(self, message: str) -> None:
+        """Write a line to stderr, for people; silent with `quiet`."""
+        if not self.quiet:
+            self.complain(message)
+
+    def complain(self, message: str) -> None:
+        """Write a line to stderr even with `quiet`."""
+        self._stderr(visible(message) + "\n")
+
+    def aside(self, text: str) -> None:
+        """Write a piece of reasoning to stderr at once, dimmed on a terminal."""
+        text = visible(text) if self.notes_on_terminal else text
+        self._stderr(f"\x1b[2m{text}\x1b[0m" if self.colour and text else text)
+
+    def confirm(self, question: str) -> bool:
+        """Ask on stderr; an empty reply is a yes. Only an interactive terminal may be asked."""
+        self._stderr(f"{question} [Y/n] ")
+        return self.stdin.readline().strip().lower() in ("", "y", "yes")
+
+    @contextlib.contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show a progress bar on stderr; yields a function that takes the bytes done so far.
+
+        Off a terminal there is no bar.
+        """
+        if not self.notes_on_terminal or self.quiet:
+            yield lambda _: None
+            return
+        try:
+            yield lambda done: self._stderr(_bar(label, done, total))
+        finally:
+            self._stderr("\r\x1b[K")
+
+    def _stderr(self, text: str) -> None:
+        # A reader of our notes that has gone away must not cost the answer.
+        with contextlib.suppress(OSError, ValueError):
+            self.stderr.write(text)
+            self.stderr.flush()
+
+
+def use_utf8(*streams: Any) -> None:
+    """Make streams write UTF-8, whatever the locale says, and never fail on a character."""
+    for stream in streams:
+        if reconfigure := getattr(stream, "reconfigure", None):
+            encoding = stream.encoding if _is_terminal(stream) else "utf-8"
+            reconfigure(encoding=encoding, errors="backslashreplace")
+
+
+def _bar(label: str, done: int, total: int) -> str:
+    share = min(done / total, 1) if total else 0
+    filled = "█" * round(share * 24)
+    return f"\r{label} {filled:░<24} {done / 1e6:.0f} of {total / 1e6:.0f} MB\x1b[K"
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):  # no stream, or a closed one
+        return False

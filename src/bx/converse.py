@@ -1,0 +1,331 @@
+"""The vocabulary: Converse requests, responses and events, as the plain dicts that boto3 uses.
+
+An engine is anything with boto3's two methods, `converse` and `converse_stream`. The functions here build a
+request, read a response, and fold a stream into one. The shapes are those of the `Converse` and `ConverseStream`
+operations in botocore's own service model. This module knows no engine, no file and no terminal, and imports
+nothing of bx.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from botocore.exceptions import ClientError
+
+Request = dict[str, Any]
+Response = dict[str, Any]
+Event = dict[str, Any]
+
+
+class Engine(Protocol):
+    """Anything that answers Converse requests: a boto3 client, one of ours, or a wrapper of either.
+
+    Both methods take the members of Converse's request as keywords and raise
+    `botocore.exceptions.ClientError` with a modelled code (`ValidationException`, `ThrottlingException`, ...).
+    """
+
+    def converse(self, **request: Any) -> Response:
+        """Answer in one piece: a dict with `output`, `stopReason`, `usage` (in tokens) and `metrics` (in ms)."""
+
+    def converse_stream(self, **request: Any) -> dict[str, Any]:
+        """Answer in events: `{"stream": iterator}`; closing the iterator stops the computation."""
+
+
+class InvalidAnswer(ValueError):
+    """The model's answer is no JSON that satisfies the schema. `text` is what arrived."""
+
+    exit_code = 8
+
+    def __init__(self, message: str, fix: str, text: str) -> None:
+        super().__init__(message)
+        self.fix = fix
+        self.text = text
+
+
+# ---- requests -------------------------------------------------------------------------------------------------
+
+
+def request(
+    prompt: str | list[dict[str, Any]],
+    *,
+    model: str,
+    system: str | None = None,
+    schema: dict[str, Any] | None = None,
+    fields: dict[str, Any] | None = None,
+    **inference: Any,
+) -> Request:
+    """Build a Converse request.
+
+    Args:
+        prompt: the user's text, or a whole list of Converse messages.
+        model: what becomes `modelId`.
+        system: the system prompt.
+        schema: a JSON Schema that the answer must satisfy; sent as `outputConfig.textFormat`.
+        fields: the model's own parameters; sent as `additionalModelRequestFields`.
+        inference: `maxTokens` (tokens), `temperature` and `topP` (0 to 1), `stopSequences` (a list of strings);
+            one that is None is left out.
+
+    Returns:
+        The keyword arguments for an engine's two methods.
+    """
+    messages = [{"role": "user", "content": [{"text": prompt}]}] if isinstance(prompt, str) else prompt
+    built: Request = {"modelId": model, "messages": messages}
+    if system:
+        built["system"] = [{"text": system}]
+    if config := {name: value for name, value in inference.items() if value is not None}:
+        built["inferenceConfig"] = config
+    if fields:
+        built["additionalModelRequestFields"] = fields
+    if schema is not None:
+        definition = {"schema": json.dumps(schema, ensure_ascii=False)}
+        built["outputConfig"] = {
+            "textFormat": {"type": "json_schema", "structure": {"jsonSchema": definition}}
+        }
+    return built
+
+
+def schema_of(request: Request) -> dict[str, Any] | None:
+    """Read the JSON Schema that a request asks for, or None.
+
+    Raises:
+        ClientError: `ValidationException` when the schema is not the JSON text of an object.
+    """
+    text_format = request.get("outputConfig", {}).get("textFormat")
+    if text_format is None:
+        return None
+    try:
+        schema = json.loads(text_format["structure"]["jsonSchema"]["schema"])
+    except (KeyError, TypeError, ValueError, RecursionError) as cause:
+        message = "outputConfig.textFormat.structure.jsonSchema.schema must be a JSON Schema, as JSON text"
+        raise error("ValidationException", f"{message}: {cause}") from None
+    if not isinstance(schema, dict):
+        raise error("ValidationException", "The JSON Schema in outputConfig must be an object")
+    return schema
+
+
+# ---- responses ------------------------------------------------------------------------------------------------
+
+
+def text(response: Response) -> str:
+    """Join all text blocks of a response: reasoning models put other blocks before the text."""
+    return "".join(block["text"] for block in _content(response) if "text" in block)
+
+
+def reasoning(response: Response) -> str:
+    """Join the readable reasoning of a response; what the provider redacted is left out."""
+    blocks = (block["reasoningContent"] for block in _content(response) if "reasoningContent" in block)
+    return "".join(block.get("reasoningText", {}).get("text", "") for block in blocks)
+
+
+def data(response: Response, schema: dict[str, Any]) -> Any:
+    """Read the response's text as JSON that satisfies the schema.
+
+    Raises:
+        InvalidAnswer: the answer was cut off, refused or filtered, is no JSON, or breaks the schema.
+    """
+    answer, stop = text(response), response["stopReason"]
+    if stop in _UNFINISHED:
+        message, fix = _UNFINISHED[stop]
+        raise InvalidAnswer(message, fix, answer)
+    try:
+        value = json.loads(answer, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as cause:
+        fix = "Ask again, or choose a model that enforces schemas: docs/models.md lists them"
+        raise InvalidAnswer(f"The answer is not JSON ({cause})", fix, answer) from None
+    if broken := violation(value, schema):
+        fix = "Ask again, or describe the fields in the prompt or in the schema"
+        raise InvalidAnswer(f"The answer does not satisfy the schema: {broken}", fix, answer)
+    return value
+
+
+def violation(value: Any, schema: dict[str, Any]) -> str | None:
+    """Name the first place where a value breaks a JSON Schema, such as `$.severity: ...`, or None.
+
+    Formats count. Nothing is fetched: a reference to another document is an error.
+
+    Raises:
+        ValueError: the schema itself is no valid JSON Schema.
+    """
+    import jsonschema_rs
+
+    try:
+        # The linear-time engine for `pattern`: a hostile schema must not be able to hang us. It knows neither
+        # look-around nor back-references, so those few patterns go to the backtracking one, which has a limit.
+        for options in (jsonschema_rs.RegexOptions(), jsonschema_rs.FancyRegexOptions()):
+            try:
+                checker = jsonschema_rs.validator_for(
+                    schema, validate_formats=True, offline=True, pattern_options=options
+                )
+                break
+            except jsonschema_rs.ValidationError as cause:
+                refused = cause
+        else:
+            raise refused
+    except jsonschema_rs.ValidationError as cause:
+        where = json_path([*cause.instance_path])
+        raise ValueError(f"not a valid JSON Schema: {where}: {cause.message}") from None
+    except jsonschema_rs.ReferencingError as cause:
+        raise ValueError(f"not a self-contained JSON Schema: {cause}") from None
+    first = next(iter(checker.iter_errors(value)), None)
+    return None if first is None else f"{json_path([*first.instance_path])}: {first.message}"
+
+
+def json_path(steps: Iterable[str | int]) -> str:
+    """Spell a path as JSONPath does: `$.items[0].name`, `$['odd name']`."""
+    spelled = "$"
+    for step in steps:
+        if isinstance(step, int):
+            spelled += f"[{step}]"
+        else:
+            spelled += f".{step}" if step.isidentifier() else f"[{step!r}]"
+    return spelled
+
+
+# ---- streams --------------------------------------------------------------------------------------------------
+
+
+def deltas(response: dict[str, Any]) -> Iterator[str]:
+    """Yield the text of a `converse_stream` response as it arrives.
+
+    Raises:
+        ClientError: the stream broke, or ended before the answer did.
+    """
+    for event in complete(response["stream"]):
+        if delta := event.get("contentBlockDelta"):
+            if piece := delta["delta"].get("text"):
+                yield piece
+
+
+def complete(events: Iterable[Event]) -> Iterator[Event]:
+    """Pass events through; raise when they end without a `messageStop`, which botocore takes for success.
+
+    Closing this iterator closes the one below.
+    """
+    finished = False
+    try:
+        for event in events:
+            finished = finished or "messageStop" in event
+            yield event
+    finally:
+        if close := getattr(events, "close", None):
+            close()
+    if not finished:
+        raise broken_stream("modelStreamErrorException", "The stream ended before the answer did")
+
+
+def collect(events: Iterable[Event]) -> Response:
+    """Fold the events of a stream into the response that `converse` would have given.
+
+    Raises:
+        ClientError: the stream broke, or ended before the answer did.
+    """
+    role, blocks = "assistant", dict[int, dict[str, Any]]()
+    response: Response = {}
+    for event in complete(events):
+        ((kind, body),) = event.items()
+        if kind == "messageStart":
+            role = body["role"]
+        elif kind == "contentBlockStart":
+            blocks[body["contentBlockIndex"]] = {
+                name: dict(start) for name, start in body["start"].items()
+            }
+        elif kind == "contentBlockDelta":
+            _append(blocks.setdefault(body["contentBlockIndex"], {}), body["delta"])
+        elif kind in ("messageStop", "metadata"):
+            response.update(body)
+    for block in blocks.values():
+        if "toolUse" in block:
+            block["toolUse"]["input"] = json.loads(block["toolUse"].get("input") or "{}")
+    message = {"role": role, "content": [blocks[index] for index in sorted(blocks)]}
+    return {"output": {"message": message}, **response}
+
+
+def _append(block: dict[str, Any], delta: dict[str, Any]) -> None:
+    """Add one delta to the block that it continues."""
+    ((kind, piece),) = delta.items()
+    if kind == "text" and "citationsContent" in block:
+        block["citationsContent"]["content"].append({"text": piece})
+    elif kind == "text":
+        block["text"] = block.get("text", "") + piece
+    elif kind == "toolUse":
+        tool = block["toolUse"]
+        tool["input"] = tool.get("input", "") + piece["input"]
+    elif kind == "citation":
+        cited = block.setdefault("citationsContent", {"content": [], "citations": []})
+        cited["citations"].append(piece)
+    elif kind == "reasoningContent":
+        _append_reasoning(block.setdefault("reasoningContent", {}), piece)
+    else:
+        block.setdefault(kind, {}).update(piece)
+
+
+def _append_reasoning(block: dict[str, Any], piece: dict[str, Any]) -> None:
+    for name, value in piece.items():
+        if name == "redactedContent":
+            block[name] = block.get(name, b"") + value
+        else:
+            written = block.setdefault("reasoningText", {"text": ""})
+            written[name] = written.get(name, "") + value
+
+
+# ---- errors ---------------------------------------------------------------------------------------------------
+
+
+def error(code: str, message: str, *, operation: str = "Converse", **members: str) -> ClientError:
+    """Make the `ClientError` that botocore would raise for a modelled error code.
+
+    `members` join the error's `response` beside `Error`, as `resourceName` does in a real one.
+    """
+    from botocore.exceptions import ClientError
+
+    metadata = {"HTTPStatusCode": _STATUS[code]}
+    return ClientError(
+        {"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata, **members}, operation
+    )
+
+
+def broken_stream(code: str, message: str) -> ClientError:
+    """Make the error that botocore raises for an exception inside a stream; `code` is in lowerCamelCase."""
+    from botocore.exceptions import EventStreamError
+
+    return EventStreamError({"Error": {"Code": code, "Message": message}}, "ConverseStream")
+
+
+def _content(response: Response) -> list[dict[str, Any]]:
+    content: list[dict[str, Any]] = response["output"]["message"]["content"]
+    return content
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+_STATUS = {
+    "ValidationException": 400,
+    "AccessDeniedException": 403,
+    "ResourceNotFoundException": 404,
+    "ModelTimeoutException": 408,
+    "ModelErrorException": 424,
+    "ThrottlingException": 429,
+    "ModelNotReadyException": 429,
+    "InternalServerException": 500,
+    "ServiceUnavailableException": 503,
+}
+_RAISE_LIMIT = "Raise the limit with --max-tokens (maxTokens in Python)"
+_REFUSED = "Reword the prompt, or ask another model"
+_UNFINISHED = {
+    "max_tokens": ("The answer was cut off at the token limit, so its JSON is incomplete", _RAISE_LIMIT),
+    "model_context_window_exceeded": (
+        "The answer was cut off at the end of the model's context window, so its JSON is incomplete",
+        "Shorten the prompt, or choose a model with a larger context window",
+    ),
+    "refusal": ("The model refused to answer", _REFUSED),
+    "content_filtered": ("The answer was withheld by a content filter", _REFUSED),
+    "guardrail_intervened": ("A guardrail withheld the answer", _REFUSED),
+    "malformed_model_output": ("The model's output was malformed", "Ask again, or ask another model"),
+    "malformed_tool_use": ("The model's tool call was malformed", "Ask again, or ask another model"),
+}

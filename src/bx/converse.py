@@ -12,7 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from botocore.exceptions import ClientError
 
@@ -82,9 +82,7 @@ def request(
         built["additionalModelRequestFields"] = fields
     if schema is not None:
         definition = {"schema": json.dumps(schema, ensure_ascii=False)}
-        built["outputConfig"] = {
-            "textFormat": {"type": "json_schema", "structure": {"jsonSchema": definition}}
-        }
+        built["outputConfig"] = {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": definition}}}
     return built
 
 
@@ -195,12 +193,28 @@ def deltas(response: dict[str, Any]) -> Iterator[str]:
         ClientError: the stream broke, or ended before the answer did.
     """
     for event in complete(response["stream"]):
-        if delta := event.get("contentBlockDelta"):
-            if piece := delta["delta"].get("text"):
-                yield piece
+        delta = event.get("contentBlockDelta", {}).get("delta", {})
+        if "text" in delta:
+            yield delta["text"]
 
 
-def complete(events: Iterable[Event]) -> Iterator[Event]:
+class Stream:
+    """Events with a `close` that also works before the first of them was taken, unlike a generator's."""
+
+    def __init__(self, events: Generator[Event], close: Callable[[], None]) -> None:
+        self._events = events
+        self._close = close
+
+    def __iter__(self) -> Iterator[Event]:
+        return self._events
+
+    def close(self) -> None:
+        """Stop the computation and free what the stream holds."""
+        self._events.close()
+        self._close()
+
+
+def complete(events: Iterable[Event]) -> Generator[Event]:
     """Pass events through; raise when they end without a `messageStop`, which botocore takes for success.
 
     Closing this iterator closes the one below.
@@ -230,9 +244,7 @@ def collect(events: Iterable[Event]) -> Response:
         if kind == "messageStart":
             role = body["role"]
         elif kind == "contentBlockStart":
-            blocks[body["contentBlockIndex"]] = {
-                name: dict(start) for name, start in body["start"].items()
-            }
+            blocks[body["contentBlockIndex"]] = {name: dict(start) for name, start in body["start"].items()}
         elif kind == "contentBlockDelta":
             _append(blocks.setdefault(body["contentBlockIndex"], {}), body["delta"])
         elif kind in ("messageStop", "metadata"):

@@ -23,7 +23,7 @@ _CONTROLS = [
     *range(0x202A, 0x202F),
     *range(0x2066, 0x206A),
 ]  # fmt: skip
-_VISIBLE = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _CONTROLS}
+_VISIBLE = {code: f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}" for code in _CONTROLS}
 
 
 def visible(text: str) -> str:

@@ -1,0 +1,181 @@
+"""Amazon Bedrock: a botocore client with our choices of timeouts, retries and region.
+
+The methods, the shapes and the errors are the client's own. What is added: one owner of retries, which never sends a
+request again that may already have been answered and billed, and an error wherever botocore takes a broken answer
+for a whole one. This module knows no configuration and no names of models.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+import botocore.session
+from botocore.config import Config
+from botocore.eventstream import ParserError
+from botocore.exceptions import (
+    ClientError,
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    EventStreamError,
+    HTTPClientError,
+)
+from botocore.loaders import Loader
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
+
+from bx.converse import Stream, broken_stream, complete, error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from bx.converse import Event, Response
+
+_log = logging.getLogger("bx.bedrock")
+
+_DEFAULT_REGION = "us-east-1"
+_READ_TIMEOUT = 3600  # seconds between two reads: a long answer, or a schema's first use, can take that long
+_CONNECT_TIMEOUT = 10  # seconds
+_METADATA_TIMEOUT = 0.4  # seconds; up to three requests go out before "no credentials" can be said
+_ATTEMPTS = 3  # the SDK's own default
+_LONGEST_DELAY = 20  # seconds
+
+# An answer may have been generated behind a read timeout, so that is never in this list.
+_NOT_CONNECTED = (EndpointConnectionError, ConnectTimeoutError, ConnectionClosedError)
+_THROTTLED = {"ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded", "SlowDown"}
+_SERVER_FAULTS = {500, 502, 503, 504}
+_BROKEN = (HTTPError, HTTPClientError, ParserError, ResponseParserError, OSError)
+
+
+class Bedrock:
+    """The `bedrock-runtime` client of one region and profile.
+
+    Args:
+        region: an AWS region; else `AWS_DEFAULT_REGION`, else the profile's, else us-east-1 with a warning.
+        profile: the name of a profile in the shared AWS configuration files.
+        endpoint_url: another endpoint, such as a private one or a local stand-in.
+    """
+
+    def __init__(
+        self, region: str | None = None, profile: str | None = None, endpoint_url: str | None = None
+    ) -> None:
+        session = _session(profile)
+        region = region or session.get_config_variable("region")
+        if not region:
+            _log.warning("No region is configured: using %s (choose one with --region)", _DEFAULT_REGION)
+            region = _DEFAULT_REGION
+        self._attempts = int(session.get_config_variable("max_attempts") or _ATTEMPTS)
+        self._client = session.create_client(
+            "bedrock-runtime",
+            region_name=region,
+            endpoint_url=endpoint_url,
+            config=Config(
+                connect_timeout=_CONNECT_TIMEOUT,
+                read_timeout=_READ_TIMEOUT,
+                tcp_keepalive=True,
+                # Retrying is ours: botocore would also send again after a read timeout, and pay twice.
+                retries={"mode": "standard", "total_max_attempts": 1},
+                user_agent_extra="bx",
+            ),
+        )
+
+    def converse(self, **request: Any) -> Response:
+        """Answer in one piece: see `bx.converse.Engine`."""
+        response = self._send(self._client.converse, request)
+        if "output" not in response:  # botocore reads a truncated body as an empty one
+            raise error("ModelErrorException", "The response ended before the answer did")
+        return response
+
+    def converse_stream(self, **request: Any) -> dict[str, Any]:
+        """Answer in events: see `bx.converse.Engine`."""
+        response = self._send(self._client.converse_stream, request)
+        events = response["stream"]
+        return {**response, "stream": Stream(complete(_unbroken(events)), events.close)}
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _send(self, call: Callable[..., Response], request: dict[str, Any]) -> Response:
+        """Call, and call again where nothing can have been billed; `RetryAttempts` tells how often."""
+        for attempt in range(1, self._attempts + 1):
+            try:
+                response = call(**request)
+            except (ClientError, *_NOT_CONNECTED) as failure:
+                delay = _delay(failure, attempt)
+                _metadata(failure)["RetryAttempts"] = attempt - 1
+                if delay is None or attempt == self._attempts:
+                    raise
+                _log.info(
+                    "Attempt %d of %d failed (%s): trying again in %.1f s",
+                    attempt,
+                    self._attempts,
+                    failure,
+                    delay,
+                )
+                time.sleep(delay)
+            else:
+                _metadata(response)["RetryAttempts"] = attempt - 1
+                return response
+        raise AssertionError("at least one attempt is made")
+
+
+def _session(profile: str | None) -> Any:
+    session = botocore.session.Session()
+    if profile:
+        session.set_config_variable("profile", profile)
+    if session.get_config_variable("metadata_service_timeout") == 1:  # the default: nobody has chosen another
+        session.set_config_variable("metadata_service_timeout", _METADATA_TIMEOUT)
+    more = session.get_config_variable("data_path") or ""
+    session.register_component("data_loader", _Loader([path for path in more.split(os.pathsep) if path]))
+    return session
+
+
+class _Loader(Loader):  # type: ignore[misc] # botocore is untyped
+    """The loader of service models, without botocore's walk through the folders of all its services."""
+
+    def list_available_services(self, type_name: str) -> list[str]:  # noqa: ARG002 # the signature is botocore's
+        places = self._potential_locations()
+        return sorted({name for place in places for name in os.listdir(place)})  # noqa: PTH208 # the paths are text
+
+
+def _delay(failure: Exception, attempt: int) -> float | None:
+    """Return the seconds to wait before the next attempt, or None where another one is useless or may cost."""
+    if not isinstance(failure, ClientError):
+        return _backoff(0.05, attempt)
+    code, text = failure.response["Error"].get("Code", ""), failure.response["Error"].get("Message", "")
+    status = _metadata(failure).get("HTTPStatusCode")
+    if "per day" in text:  # the daily cap: hopeless before tomorrow
+        return None
+    if code in _THROTTLED or (status == 429 and code != "ModelNotReadyException"):  # noqa: PLR2004 # an HTTP status
+        asked = float(_metadata(failure).get("HTTPHeaders", {}).get("x-amz-retry-after", 0)) / 1000
+        waited = _backoff(1, attempt)
+        return max(waited, min(asked, waited + 5))
+    if code == "ModelNotReadyException" or status in _SERVER_FAULTS:
+        return _backoff(0.05, attempt)
+    return None
+
+
+def _backoff(base: float, attempt: int) -> float:
+    return random.random() * min(base * 2.0 ** (attempt - 1), _LONGEST_DELAY)  # noqa: S311 # jitter is no secret
+
+
+def _metadata(answer: Any) -> dict[str, Any]:
+    """Return the `ResponseMetadata` of a response or of a ClientError, to be read or added to."""
+    response = getattr(answer, "response", answer)
+    found: dict[str, Any] = response.setdefault("ResponseMetadata", {}) if isinstance(response, dict) else {}
+    return found
+
+
+def _unbroken(events: Iterable[Event]) -> Iterator[Event]:
+    """Pass events through; whatever breaks below them becomes the error of a broken stream."""
+    try:
+        yield from events
+    except EventStreamError:
+        raise
+    except _BROKEN as cause:
+        raise broken_stream("modelStreamErrorException", f"The connection broke: {cause}") from cause

@@ -126,8 +126,8 @@ def data(response: Response, schema: dict[str, Any]) -> Any:
         InvalidAnswer: the answer was cut off, refused or filtered, is no JSON, or breaks the schema.
     """
     answer, stop = text(response), response["stopReason"]
-    if stop in _UNFINISHED:
-        message, fix = _UNFINISHED[stop]
+    if stop in UNFINISHED:
+        message, fix = UNFINISHED[stop]
         raise InvalidAnswer(message, fix, answer)
     try:
         value = json.loads(answer, parse_constant=_refuse_constant)
@@ -179,14 +179,14 @@ def json_path(steps: Iterable[str | int]) -> str:
         if isinstance(step, int):
             spelled += f"[{step}]"
         else:
-            spelled += f".{step}" if step.isidentifier() else f"[{step!r}]"
+            spelled += f".{step}" if step.replace("$", "_").isidentifier() else f"[{step!r}]"
     return spelled
 
 
 # ---- streams --------------------------------------------------------------------------------------------------
 
 
-def deltas(response: dict[str, Any]) -> Iterator[str]:
+def deltas(response: dict[str, Any]) -> Generator[str]:
     """Yield the text of a `converse_stream` response as it arrives.
 
     Raises:
@@ -329,10 +329,11 @@ _STATUS = {
 }
 _RAISE_LIMIT = "Raise the limit with --max-tokens (maxTokens in Python)"
 _REFUSED = "Reword the prompt, or ask another model"
-_UNFINISHED = {
-    "max_tokens": ("The answer was cut off at the token limit, so its JSON is incomplete", _RAISE_LIMIT),
+# Stop reasons of answers that did not come to their end -> what happened, what to do.
+UNFINISHED = {
+    "max_tokens": ("The answer was cut off at the token limit", _RAISE_LIMIT),
     "model_context_window_exceeded": (
-        "The answer was cut off at the end of the model's context window, so its JSON is incomplete",
+        "The answer was cut off at the end of the model's context window",
         "Shorten the prompt, or choose a model with a larger context window",
     ),
     "refusal": ("The model refused to answer", _REFUSED),

@@ -7,12 +7,16 @@ model and no engine.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import stat
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+_PATIENCE = 2  # seconds until we say that we wait for standard input
 
 # Everything that can move the cursor, rewrite the screen, set a title or reorder text: C0 but newline and tab,
 # DEL, C1, and Unicode's bidirectional controls.
@@ -23,12 +27,19 @@ _CONTROLS = [
     *range(0x202A, 0x202F),
     *range(0x2066, 0x206A),
 ]  # fmt: skip
-_VISIBLE = {code: f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}" for code in _CONTROLS}
+_VISIBLE = {code: ascii(chr(code))[1:-1] for code in _CONTROLS}
 
 
 def visible(text: str) -> str:
     r"""Show control characters as escapes (`\x1b`, `\u202e`), so that no text can drive a terminal."""
     return text.translate(_VISIBLE)
+
+
+class InputError(ValueError):
+    """Standard input cannot be used; `fix` says what to do."""
+
+    exit_code = 2
+    fix = "Send text, such as the output of iconv -t utf-8"
 
 
 class Terminal:
@@ -56,6 +67,31 @@ class Terminal:
         plain = environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
         self.colour = self.notes_on_terminal and not plain
         self._half = ""
+
+    @property
+    def piped(self) -> bool:
+        """Whether standard input is a pipe, a file or a socket: something to be read, that ends."""
+        try:
+            mode = os.fstat(self.stdin.fileno()).st_mode
+        except (AttributeError, OSError, ValueError):  # closed, or no real file
+            return isinstance(self.stdin, io.StringIO)
+        return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+
+    def read_input(self, *, optional: bool = False) -> str:
+        """Read standard input to its end; with `optional`, say so where nothing comes.
+
+        Raises:
+            InputError: it is not text.
+        """
+        if optional and os.name == "posix" and not isinstance(self.stdin, io.StringIO):
+            import select
+
+            if not select.select([self.stdin], [], [], _PATIENCE)[0]:
+                self.note("bx: waiting for standard input (add < /dev/null to go on without it)")
+        try:
+            return self.stdin.read()
+        except UnicodeDecodeError as cause:
+            raise InputError(f"Standard input is not UTF-8 text: {cause.reason} at byte {cause.start}") from None
 
     def answer(self, text: str) -> None:
         """Write a piece of the answer to stdout at once, control characters made visible on a terminal."""
@@ -113,12 +149,11 @@ class Terminal:
             self.stderr.flush()
 
 
-def use_utf8(*streams: Any) -> None:
-    """Make streams write UTF-8, whatever the locale says, and never fail on a character."""
-    for stream in streams:
-        if reconfigure := getattr(stream, "reconfigure", None):
-            encoding = stream.encoding if _is_terminal(stream) else "utf-8"
-            reconfigure(encoding=encoding, errors="backslashreplace")
+def use_utf8() -> None:
+    """Make the standard streams UTF-8, whatever the locale says; writing never fails on a character."""
+    for stream, errors in ((sys.stdin, "strict"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=stream.encoding if stream.isatty() else "utf-8", errors=errors)
 
 
 def _bar(label: str, done: int, total: int) -> str:

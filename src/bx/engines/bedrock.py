@@ -129,7 +129,7 @@ def _session(profile: str | None) -> Any:
     if profile:
         session.set_config_variable("profile", profile)
     if session.get_config_variable("metadata_service_timeout") == 1:  # the default: nobody has chosen another
-        session.set_config_variable("metadata_service_timeout", _METADATA_TIMEOUT)
+        session.get_component("config_store").set_config_variable("metadata_service_timeout", _METADATA_TIMEOUT)
     more = session.get_config_variable("data_path") or ""
     session.register_component("data_loader", _Loader([path for path in more.split(os.pathsep) if path]))
     return session

@@ -1,0 +1,124 @@
+"""What a model name means: an alias or a base id -> the id that is sent.
+
+The names are data: `models.toml` here, and the entries that configuration files add. This module knows no engine.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from bx.converse import Engine, Response
+
+_KEYS = {"id": str, "geos": list, "in_region": bool, "schema": bool, "note": str}
+_DEFAULT_GEO = "global"
+
+
+class UnknownModel(ValueError):
+    """A name is no model's, or a model has no profile in a geography; `fix` says what can be chosen."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, fix: str) -> None:
+        super().__init__(message)
+        self.fix = fix
+
+
+class Resolved(NamedTuple):
+    """The id to send, and a note for people where the choice was not theirs."""
+
+    id: str
+    note: str = ""
+
+
+class Catalogue:
+    """The known models.
+
+    Args:
+        entries: tables that add to or override those of `models.toml`, by alias.
+        geo: the geography whose inference profiles are used; None prefers `global` but takes what a model has.
+    """
+
+    def __init__(self, entries: Mapping[str, Mapping[str, Any]] | None = None, geo: str | None = None) -> None:
+        self.models = _shipped()
+        for alias, entry in (entries or {}).items():
+            self.models[alias] = {**self.models.get(alias, {}), **entry}
+            _check(alias, self.models[alias])
+        self._geo = geo
+
+    def resolve(self, name: str) -> Resolved:
+        """Turn an alias or a base id into the id to send; any other id passes through.
+
+        Raises:
+            UnknownModel: the name can be no id and is no alias, or the model has no profile in the geography.
+        """
+        entry = self.models.get(name) or next((e for e in self.models.values() if e["id"] == name), None)
+        if entry is None:
+            if "." not in name and ":" not in name:
+                raise _unknown(name, self.models)
+            return Resolved(name)
+        geos, model_id = entry.get("geos", []), entry["id"]
+        if entry.get("in_region", True) and (self._geo is None or not geos):
+            return Resolved(model_id)
+        if self._geo in geos:
+            return Resolved(f"{self._geo}.{model_id}")
+        if self._geo is not None:
+            choices = " or ".join(f"--geo {geo}" for geo in geos)
+            raise UnknownModel(f"{name} has no inference profile in the geography {self._geo!r}", f"Choose {choices}")
+        note = f"{name} has no {_DEFAULT_GEO} inference profile: using {geos[0]} (choose with --geo)"
+        return Resolved(f"{geos[0]}.{model_id}", "" if geos[0] == _DEFAULT_GEO else note)
+
+
+class Named:
+    """An engine that takes the catalogue's names as `modelId` and passes the ids on."""
+
+    def __init__(self, engine: Engine, catalogue: Catalogue) -> None:
+        self._engine = engine
+        self._catalogue = catalogue
+
+    def converse(self, **request: Any) -> Response:
+        """Answer in one piece: see `bx.converse.Engine`."""
+        return self._engine.converse(**self._resolved(request))
+
+    def converse_stream(self, **request: Any) -> dict[str, Any]:
+        """Answer in events: see `bx.converse.Engine`."""
+        return self._engine.converse_stream(**self._resolved(request))
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        if close := getattr(self._engine, "close", None):
+            close()
+
+    def _resolved(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {**request, "modelId": self._catalogue.resolve(request["modelId"]).id}
+
+
+def _shipped() -> dict[str, dict[str, Any]]:
+    import tomllib
+    from pathlib import Path
+
+    models: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("models.toml").read_text())["models"]
+    return models
+
+
+def _check(alias: str, entry: Mapping[str, Any]) -> None:
+    for key, value in entry.items():
+        if key not in _KEYS:
+            raise UnknownModel(f"models.{alias}: unknown key {key!r}", f"Use one of: {', '.join(_KEYS)}")
+        if not isinstance(value, _KEYS[key]):
+            raise UnknownModel(f"models.{alias}.{key} is {value!r}", f"It must be a {_KEYS[key].__name__}")
+    if "id" not in entry:
+        raise UnknownModel(f"models.{alias} has no id", f'Add a line below [models.{alias}]: id = "..."')
+    if not entry.get("in_region", True) and not entry.get("geos"):
+        raise UnknownModel(f"models.{alias} is neither in_region nor in any geography", 'Add geos = ["global"]')
+
+
+def _unknown(name: str, aliases: Iterable[str]) -> UnknownModel:
+    import difflib
+
+    near = difflib.get_close_matches(name, aliases, n=1)
+    meant = f"Did you mean {near[0]}? " if near else ""
+    known = f"The names are: {', '.join(sorted(aliases))}"
+    return UnknownModel(f"Unknown model {name!r}", f"{meant}{known}; a Bedrock model id or ARN works too")

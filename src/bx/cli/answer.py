@@ -1,0 +1,153 @@
+"""An answer on the terminal: asked for, printed whole or as it arrives, and held to its schema."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from bx import converse
+from bx.engines import Router
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator
+
+    from bx.cli.terminal import Terminal
+    from bx.converse import Event, Request, Response
+
+Schema = dict[str, Any]
+
+
+def show(request: Request, schema: Schema | None, options: argparse.Namespace, terminal: Terminal) -> int:
+    """Send a request and print its answer; returns the exit code."""
+    _listen(terminal, verbose=options.verbose)
+    engine = Router({"region": options.region, "profile": options.profile, "endpoint_url": options.endpoint_url})
+    if options.stream is None:
+        options.stream = terminal.answers_on_terminal and schema is None and not options.raw
+    if options.stream:
+        _stream(_asked(lambda: engine.converse_stream(**request), options, terminal), schema, options, terminal)
+    else:
+        _print(_asked(lambda: engine.converse(**request), options, terminal), schema, options, terminal)
+    return 0
+
+
+def _asked(call: Callable[[], Response], options: argparse.Namespace, terminal: Terminal) -> Response:
+    """Call; where the model's weights are missing, offer to fetch them and call again."""
+    try:
+        return call()
+    except Exception as failure:
+        missing = (getattr(failure, "response", None) or {}).get("resourceName")
+        if missing is None:
+            raise
+        from bx.cli import pull
+
+        if not pull.offer(missing, terminal, options):
+            raise
+    return call()
+
+
+def _print(response: Response, schema: Schema | None, options: argparse.Namespace, terminal: Terminal) -> None:
+    if options.verbose and (thoughts := converse.reasoning(response)):
+        terminal.aside(thoughts.rstrip("\n") + "\n")
+    indent = 2 if terminal.answers_on_terminal else None
+    try:
+        if options.raw:
+            terminal.line(_json(response, indent))
+        if schema is not None:
+            value = converse.data(response, schema)
+            if not options.raw:
+                terminal.line(json.dumps(value, indent=indent, ensure_ascii=False))
+        elif not options.raw:
+            terminal.line(converse.text(response).rstrip("\n"))
+            _warn(response["stopReason"], terminal)
+    finally:
+        if options.usage:
+            _usage(response, options, terminal)
+
+
+def _stream(response: Response, schema: Schema | None, options: argparse.Namespace, terminal: Terminal) -> None:
+    stream = response["stream"]
+    kept: list[Event] = []
+    ending: dict[str, Any] = {}
+    try:
+        for event in _written(stream, options, terminal):
+            if schema is not None:
+                kept.append(event)
+            if "messageStop" in event or "metadata" in event:
+                ending |= event.get("messageStop") or event["metadata"]
+    finally:
+        stream.close()
+    if not options.quiet:
+        _usage(ending, options, terminal)
+    if schema is None:
+        _warn(ending["stopReason"], terminal)
+        return
+    try:
+        converse.data(converse.collect(kept), schema)
+    except converse.InvalidAnswer as invalid:
+        invalid.text = ""  # it has been printed already
+        raise
+
+
+def _written(stream: Any, options: argparse.Namespace, terminal: Terminal) -> Iterator[Event]:
+    """Print the events of a stream as they arrive and pass them on; ends the last line however it ends."""
+    last = "\n"
+    try:
+        for event in stream:
+            if options.raw:
+                terminal.line(_json(event, None))
+            elif (delta := event.get("contentBlockDelta")) is not None:
+                piece = delta["delta"]
+                if text := piece.get("text"):
+                    terminal.answer(text)
+                    last = text
+                elif options.verbose and (thought := piece.get("reasoningContent", {}).get("text")):
+                    terminal.aside(thought)
+            yield event
+    finally:
+        if not last.endswith("\n"):
+            terminal.line()
+
+
+def _usage(response: dict[str, Any], options: argparse.Namespace, terminal: Terminal) -> None:
+    """Print `[tokens: N]`, and with --usage what they were."""
+    usage = response.get("usage")
+    if usage is None:
+        terminal.complain("[tokens: unknown]")
+        return
+    line = f"tokens: {usage['totalTokens']}"
+    if options.usage:
+        parts = ("inputTokens", "input"), ("outputTokens", "output"), ("cacheReadInputTokens", "cache read")
+        counts = [f"{name} {usage.get(key, 0)}" for key, name in (*parts, ("cacheWriteInputTokens", "cache write"))]
+        latency = response.get("metrics", {}).get("latencyMs")
+        line += f" | {', '.join(counts)} | {latency} ms"
+    terminal.complain(f"[{line}]")
+
+
+def _warn(stop: str, terminal: Terminal) -> None:
+    """Say so where an answer did not end by itself."""
+    if stop in converse.UNFINISHED:
+        what, fix = converse.UNFINISHED[stop]
+        terminal.note(f"bx: {what}\n    -> {fix}")
+
+
+def _listen(terminal: Terminal, *, verbose: bool) -> None:
+    """Show what the engines log: warnings always, each attempt with --verbose."""
+    handler = logging.Handler()
+    handler.emit = lambda record: terminal.note(f"bx: {record.getMessage()}")  # type: ignore[method-assign]
+    log = logging.getLogger("bx")
+    log.handlers = [handler]
+    log.setLevel(logging.INFO if verbose else logging.WARNING)
+    log.propagate = False
+
+
+def _json(value: Any, indent: int | None) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> str:
+    """Spell bytes as the wire does, and anything else as text."""
+    import base64
+
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,196 @@
+"""`bx PROMPT`: ask a model, and print the answer, stream it, or hold it to a JSON Schema."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from bx import converse
+from bx.cli import COMMANDS, UsageError, answer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bx.cli.terminal import Terminal
+
+_DEFAULT_MODEL = "nova"
+_EPILOG = """\
+examples:
+  bx "Three uses of a brick" --model local          a model on this machine: no account, no network
+  bx "Three uses of a brick" --model claude         the same request, sent to Amazon Bedrock
+  git diff | bx "Write a commit message"            standard input joins the prompt
+  bx "Extract: ..." --json incident.schema.json     JSON that satisfies a schema, or exit code 8
+  bx "..." -o reasoningConfig.type enabled          the model's own parameters
+  bx ask pull                                       a prompt that is a command's name
+
+Every option has a variable: BX_MODEL, BX_MAX_TOKENS, ... The pages in docs/ say more.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    commands = "\n".join(f"  {name:<11} {about}" for name, about in COMMANDS.items())
+    parser.usage = "bx [OPTIONS] PROMPT\n       bx COMMAND [OPTIONS]"
+    parser.description = f"Ask a model of Amazon Bedrock, or one on this machine.\n\ncommands:\n{commands}"
+    parser.epilog = _EPILOG
+    add = parser.add_argument
+    add("words", nargs="*", metavar="PROMPT", help="the prompt; - reads it from standard input")
+    model = add("-m", "--model", metavar="NAME", help="an alias, a model id, a profile id or an ARN (default: nova)")
+    model.completer = _model_names  # type: ignore[attr-defined] # argcomplete's protocol
+    add("-s", "--system", metavar="TEXT", help="the system prompt")
+    add(
+        "--stream",
+        action=argparse.BooleanOptionalAction,
+        help="print the answer as it arrives (default: on a terminal)",
+    )
+    add("--json", metavar="SCHEMA", help="hold the answer to a JSON Schema: a file, a JSON object, or - for stdin")
+    add("--max-tokens", type=int, metavar="N", help="the longest answer, in tokens")
+    add("--temperature", type=float, metavar="X", help="0 for the likeliest words, up to 1 for more variety")
+    add("--top-p", type=float, metavar="X", help="choose among the likeliest words that make up this share, 0 to 1")
+    add("--stop", action="append", metavar="TEXT", help="end the answer before this text (repeatable)")
+    add("-o", "--option", nargs=2, action=_Field, metavar=("KEY", "VALUE"), help="a parameter of the model's own")
+    add("--geo", metavar="GEO", help="where prompts may be processed: global, us, eu, jp, ... (default: global)")
+    add("--region", help="the AWS region")
+    add("--profile", metavar="NAME", help="the profile of the AWS configuration")
+    add("--endpoint-url", metavar="URL", help="another endpoint for Amazon Bedrock")
+    add("-u", "--usage", action="store_true", help="print tokens and latency to stderr")
+    add("--dry-run", action="store_true", help="print the Converse request as JSON and send nothing")
+    add("--raw", action="store_true", help="print the whole response, or each event of a stream, as JSON")
+    add("--raw-output", action="store_true", help="let the answer's control characters through to the terminal")
+    add("-y", "--yes", action="store_true", help="fetch what is missing without asking")
+    add("-q", "--quiet", action="store_true", help="print nothing to stderr but failures")
+    add("-v", "--verbose", action="store_true", help="print reasoning, attempts and AWS's own words to stderr")
+    add("--version", action="store_true", help="print the version")
+
+
+def run(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Ask, and print the answer."""
+    from bx import __version__
+    from bx.catalogue import Catalogue
+
+    if options.version:
+        terminal.line(f"bx {__version__}")
+        return 0
+    if not options.words and terminal.interactive:
+        from bx.cli import parser
+
+        terminal.line(parser("ask").format_help().rstrip())
+        return 0
+    schema = _schema(options, terminal)
+    prompt = _prompt(options, terminal)
+    resolved = Catalogue(options.models, options.geo).resolve(options.model or _DEFAULT_MODEL)
+    if resolved.note:
+        terminal.note(f"bx: {resolved.note}")
+    options.model_id = resolved.id
+    request = converse.request(
+        prompt,
+        model=resolved.id,
+        system=options.system,
+        schema=schema,
+        fields=options.option,
+        maxTokens=options.max_tokens,
+        temperature=options.temperature,
+        topP=options.top_p,
+        stopSequences=options.stop,
+    )
+    if options.dry_run:
+        terminal.line(json.dumps(request, indent=2, ensure_ascii=False))
+        return 0
+    return answer.show(request, schema, options, terminal)
+
+
+def _prompt(options: argparse.Namespace, terminal: Terminal) -> str:
+    """Join the argument and standard input; the schema may have taken standard input already."""
+    words, from_stdin = list(options.words), options.json == "-"
+    read = "-" in words or (terminal.piped and not from_stdin)
+    if "-" in words:
+        words.remove("-")
+        if from_stdin:
+            raise UsageError("Standard input cannot be both the prompt and the schema", "Put the schema in a file")
+    if len(words) > 1:
+        raise UsageError(f"The prompt is {len(words)} arguments", f'Put it in quotes: bx "{" ".join(words)}"')
+    if read:
+        words.append(terminal.read_input(optional=bool(words) and "-" not in options.words).rstrip("\n"))
+    prompt = "\n\n".join(part for part in words if part.strip())
+    if not prompt:
+        raise UsageError("The prompt is empty", 'Type it in quotes: bx "Three uses of a brick"')
+    return prompt
+
+
+def _schema(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any] | None:
+    """Read the JSON Schema of --json: a path, an object, or standard input."""
+    if options.json is None:
+        return None
+    given, where = options.json, "The schema of --json"
+    if given == "-":
+        text, where = terminal.read_input(), "The schema on standard input"
+    elif given.lstrip().startswith("{"):
+        text = given
+    else:
+        text, where = _file(given), f"The schema in {given}"
+    try:
+        schema = json.loads(text)
+    except (ValueError, RecursionError) as cause:
+        raise UsageError(f"{where} is not JSON: {cause}", "Correct it at that place") from None
+    if not isinstance(schema, dict):
+        raise UsageError(
+            f"{where} is not a JSON object", 'A schema looks like {"type": "object", "properties": {...}}'
+        )
+    try:
+        converse.violation(None, schema)
+    except ValueError as cause:
+        raise UsageError(f"{where} is {cause}", "Correct it at that place") from None
+    return schema
+
+
+def _file(path: str) -> str:
+    from pathlib import Path
+
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except OSError as cause:
+        fix = "Give --json the path of a schema file, a JSON object, or - for standard input"
+        raise UsageError(f"The schema file {path} cannot be read: {cause.strerror}", fix) from None
+    except UnicodeDecodeError:
+        raise UsageError(f"The schema file {path} is not UTF-8 text", "Save it as UTF-8") from None
+
+
+def _model_names(**_: object) -> list[str]:
+    """Name the models for the shell's completion."""
+    from bx import config
+    from bx.catalogue import Catalogue
+
+    return list(Catalogue(config.load().models).models)
+
+
+class _Field(argparse.Action):
+    """Collect `-o KEY VALUE`: dotted keys nest, values are JSON or else text."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002 # argparse's signature
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,  # noqa: ARG002 # argparse's signature
+    ) -> None:
+        key, text = list(values or ("", ""))
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        *outer, last = key.split(".")
+        if not all((*outer, last)):
+            raise UsageError(
+                f"The key {key!r} of --option has an empty part", "Write it as in -o thinking.type enabled"
+            )
+        fields = json.loads(json.dumps(getattr(namespace, self.dest) or {}))
+        inner = fields
+        for name in outer:
+            inner = inner.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise UsageError(
+                    f"The key {key!r} of --option goes below a value", "Give either the value or its parts"
+                )
+        inner[last] = value
+        setattr(namespace, self.dest, fields)

@@ -1,0 +1,180 @@
+"""Settings: the only reader of the environment and of configuration files.
+
+A flag beats a `BX_*` variable, which beats the project's `bx.toml`, which beats the user's `config.toml`. This module
+knows the names and the kinds of the settings, but not what any of them does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Every setting and its kind. The flag of `max_tokens` is --max-tokens, its variable BX_MAX_TOKENS.
+KINDS: dict[str, type] = {
+    "model": str,
+    "geo": str,
+    "region": str,
+    "profile": str,
+    "endpoint_url": str,
+    "system": str,
+    "json": str,
+    "max_tokens": int,
+    "temperature": float,
+    "top_p": float,
+    "stop": list,
+    "option": dict,
+    "stream": bool,
+    "usage": bool,
+    "dry_run": bool,
+    "raw": bool,
+    "raw_output": bool,
+    "quiet": bool,
+    "verbose": bool,
+    "offline": bool,
+    "yes": bool,
+}
+# A project's file may come from anyone: it must not decide where prompts and credentials go, nor agree to anything.
+_USER_ONLY = ("endpoint_url", "profile", "offline", "yes", "raw_output")
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+_IN_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list of texts"}
+
+
+class ConfigError(ValueError):
+    """A setting is unusable; the message names where it stands, `fix` what to do."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, fix: str) -> None:
+        super().__init__(message)
+        self.fix = fix
+
+
+class Settings(NamedTuple):
+    """What the environment and the files say.
+
+    `values` holds the settings that are set, by the names in `KINDS`; `models` the entries that files add to
+    `models.toml`; `notes` what was passed over, and why.
+    """
+
+    values: dict[str, Any]
+    models: dict[str, dict[str, Any]]
+    notes: list[str]
+
+
+def load(environ: Mapping[str, str] | None = None, directory: Path | None = None) -> Settings:
+    """Read the settings that hold in a directory, the current one by default.
+
+    Raises:
+        ConfigError: a file or a variable holds something that cannot be used.
+    """
+    environ = os.environ if environ is None else environ
+    settings = Settings({}, {}, [])
+    _read(user_file(environ), settings)
+    if project := _project_file(directory or Path.cwd(), environ):
+        _read(project, settings, project=True)
+    # boto3 reads AWS_DEFAULT_REGION alone; every other AWS tool reads AWS_REGION too.
+    if region := environ.get("AWS_REGION"):
+        settings.values["region"] = region
+    for name, kind in KINDS.items():
+        if text := environ.get(variable := f"BX_{name.upper()}"):
+            settings.values[name] = _parsed(text, kind, variable)
+    return settings
+
+
+def user_file(environ: Mapping[str, str]) -> Path:
+    """Return where the user's own settings are read from; there need be no such file."""
+    if folder := environ.get("XDG_CONFIG_HOME"):
+        return Path(folder, "bx", "config.toml")
+    if os.name == "posix":
+        return Path(environ.get("HOME") or Path.home(), ".config", "bx", "config.toml")
+    import platformdirs
+
+    return Path(platformdirs.user_config_path("bx", appauthor=False), "config.toml")
+
+
+def _project_file(directory: Path, environ: Mapping[str, str]) -> Path | None:
+    """Return the nearest `bx.toml` from a directory upwards, not above the home directory."""
+    home = Path(environ.get("HOME") or Path.home())
+    for folder in (directory, *directory.parents):
+        if (file := folder / "bx.toml").is_file():
+            return file
+        if folder == home:
+            return None
+    return None
+
+
+def _read(file: Path, settings: Settings, *, project: bool = False) -> None:
+    try:
+        content = file.read_bytes()
+        owner = file.stat().st_uid
+    except FileNotFoundError:
+        return
+    except OSError as cause:
+        raise ConfigError(f"{file} cannot be read: {cause.strerror}", "Make the file readable, or move it") from None
+    if project and os.name == "posix" and owner not in (0, os.getuid()):
+        settings.notes.append(f"{file} was passed over: it belongs to another user")
+        return
+    for name, value in _tables(file, content).items():
+        if name == "models":
+            _add_models(file, value, settings.models)
+        elif name not in KINDS:
+            raise ConfigError(f"{file}: unknown setting {name!r}", f"Use one of: models, {', '.join(KINDS)}")
+        elif project and name in _USER_ONLY:
+            settings.notes.append(f"{file}: {name} was passed over: only your own config.toml may set it")
+        else:
+            settings.values[name] = _checked(value, KINDS[name], f"{file}: {name}")
+
+
+def _tables(file: Path, content: bytes) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
+        raise ConfigError(f"{file} is not valid TOML: {cause}", "Correct the file at that place") from None
+
+
+def _add_models(file: Path, entries: Any, models: dict[str, dict[str, Any]]) -> None:
+    if not isinstance(entries, dict):
+        raise ConfigError(f"{file}: models must be tables", 'Write [models.NAME] and below it id = "..."')
+    for name, entry in entries.items():
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{file}: models.{name} must be a table", f'Write [models.{name}] and id = "..."')
+        models[name] = {**models.get(name, {}), **entry}
+
+
+def _parsed(text: str, kind: type, variable: str) -> Any:
+    """Read a variable's text as a setting of a kind."""
+    if kind is bool and text.lower() in (*_TRUE, *_FALSE):
+        return text.lower() in _TRUE
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    if kind is list:
+        return _checked(json.loads(text), kind, variable) if text.startswith("[") else [text]
+    if kind is dict:
+        try:
+            return _checked(json.loads(text), kind, variable)
+        except ValueError as cause:
+            raise ConfigError(
+                f"{variable} is not a JSON object: {cause}", f"{variable}='{{\"top_k\": 40}}'"
+            ) from None
+    return _checked(text, kind, variable)
+
+
+def _checked(value: Any, kind: type, where: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if kind is list:
+        fits = fits and all(isinstance(item, str) for item in value)
+    if not fits:
+        raise ConfigError(f"{where} is {value!r}", f"It must be {_IN_WORDS.get(kind, 'a table')}")
+    return value

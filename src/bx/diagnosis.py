@@ -1,0 +1,150 @@
+"""A failure, explained: what happened, why, the one thing to do, and the exit code.
+
+The rules are data, in `diagnosis.toml`, which says how they are read; this module finds the rule that fits a failure
+and fills in its texts. It knows the exceptions of the AWS SDK by name only, imports nothing of it, and prints nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_RULES = Path(__file__).with_name("diagnosis.toml")
+_LONGEST = 400  # characters of a foreign text in a line for people
+_LONGEST_DETAIL = 4000  # characters; a refused parameter is quoted whole, and may be an image
+
+_SECRETS = [
+    # A header that cannot be sent is quoted whole, and it is the one with the key.
+    r"(?<=Invalid header value ).+",
+    r"(?i)(?<=\bBearer )[^\s'\",]{16,}",
+    r"(?<=://)[^/\s'\"@]*(?:@[^/\s'\"@]*)*(?=@)",
+    r"(?i)(?<=token=)[^&\s'\"]+|(?<=credential=)[^&,\s'\"]+|(?<=signature=)[^&,\s'\"]+",
+    r"(?i)(?<=secretaccesskey|.sessiontoken)[\s'\":=]+[^\s'\",}]+",
+    r"(?i)(?<=secret_access_key|..session_token)[\s'\":=]+[^\s'\",}]+",
+    r"\b(?:ABSK|bedrock-api-key-)[\w+/=.-]{8,}",
+    r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b",
+    # A secret access key: 40 characters of base64, of all three kinds, which neither a word nor a hash is.
+    r"(?<![\w+/=.-])(?=[a-z0-9+/]*[A-Z])(?=[A-Z0-9+/]*[a-z])(?=[A-Za-z+/]*[0-9])[A-Za-z0-9+/]{40}(?![\w+/=-])",
+]
+
+
+class Diagnosis(NamedTuple):
+    """What to tell about a failure. All texts but `detail` are single lines; `why` and `fix` may be empty.
+
+    `name` is the rule's, and a heading of docs/errors.md (empty where the failure explained itself). `detail` is the
+    text of AWS or of the exception, with its code. `request_id` is AWS's, or empty.
+    """
+
+    name: str
+    what: str
+    why: str
+    fix: str
+    detail: str
+    request_id: str
+    exit_code: int
+
+
+def explain(
+    failure: BaseException,
+    *,
+    model: str = "",
+    geo: str = "global",
+    region: str = "",
+    profile: str = "",
+    stream: bool = False,
+) -> Diagnosis:
+    """Explain a failure.
+
+    Args:
+        failure: any exception; one with the attributes `fix` and `exit_code` explains itself.
+        model: the `modelId` that was sent.
+        geo: the geography of the inference profiles in use, such as `global` or `eu`.
+        region: the AWS region in use.
+        profile: the profile in use, of the AWS configuration files.
+        stream: whether the answer was asked for as a stream.
+
+    Returns:
+        The diagnosis. Secrets are taken out of its texts, control characters are not.
+    """
+    facts = _facts(failure)
+    told = {"detail": facts.pop("detail"), "request_id": facts.pop("request_id")}
+    if hasattr(failure, "fix") and hasattr(failure, "exit_code"):
+        what, fix = _line(_redacted(str(failure))), _line(failure.fix)
+        return Diagnosis("", what, "", fix, **told, exit_code=failure.exit_code)
+    facts |= {"model": model, "profile": profile, "region": region, "stream": "yes" if stream else "no"}
+    rule, found = _rule(facts)
+    words = {**facts, "error": type(failure).__name__, **found}
+    if base := words["model"].rpartition("/")[2]:
+        words["inference_profile"] = f"{geo}.{base}"
+    words["use_profile"] = f" --profile {profile}" if profile else ""
+    what, why, fix = fill(rule, words)
+    return Diagnosis(rule["name"], what, why, fix, **told, exit_code=rule["exit"])
+
+
+def rules() -> list[dict[str, Any]]:
+    """Read the rules, in the order in which they are tried."""
+    import tomllib
+
+    read: list[dict[str, Any]] = tomllib.loads(_RULES.read_text(encoding="utf-8"))["rule"]
+    return read
+
+
+def fill(rule: dict[str, Any], words: dict[str, str]) -> list[str]:
+    """Return a rule's `what`, `why` and `fix`, each a single line; a word that is not known stays as its NAME."""
+    known = _Words((name, _line(word)[:_LONGEST]) for name, word in words.items() if word or name == "use_profile")
+    return [rule[text].format_map(known) for text in ("what", "why", "fix")]
+
+
+class _Words(dict[str, str]):
+    def __missing__(self, name: str) -> str:
+        return name.upper()
+
+
+def _facts(failure: BaseException) -> dict[str, str]:
+    """Return what the patterns of the rules are about, without secrets."""
+    response = getattr(failure, "response", None)
+    response = response if isinstance(response, dict) else {}
+    error, metadata = response.get("Error", {}), response.get("ResponseMetadata", {})
+    text = _redacted(str(error.get("Message") or failure))
+    code = str(error.get("Code") or errno.errorcode.get(getattr(failure, "errno", None) or 0, ""))
+    return {
+        "error": " ".join(kind.__name__ for kind in type(failure).__mro__),
+        "code": code,
+        "status": str(metadata.get("HTTPStatusCode", "")),
+        "operation": str(getattr(failure, "operation_name", "")),
+        "text": text,
+        "attempts": str(metadata.get("RetryAttempts", 0) + 1),
+        "detail": f"{code or type(failure).__name__}: {text}"[:_LONGEST_DETAIL],
+        "request_id": str(metadata.get("RequestId", "")),
+    }
+
+
+def _rule(facts: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the first rule that fits, and what its named groups found."""
+    for rule in rules():
+        for patterns in rule["when"]:
+            matches = [_match(subject, pattern, facts[subject]) for subject, pattern in patterns.items()]
+            if all(matches):
+                found = {name: word for match in matches if match for name, word in match.groupdict().items()}
+                return rule, {name: word for name, word in found.items() if word}
+    raise AssertionError("the last rule fits everything")
+
+
+def _match(subject: str, pattern: str, fact: str) -> re.Match[str] | None:
+    if subject == "text":
+        return re.search(pattern, fact, re.IGNORECASE | re.DOTALL)
+    if subject == "error":
+        return re.search(rf"\b(?:{pattern})\b", fact)
+    return re.fullmatch(pattern, fact, re.IGNORECASE)
+
+
+def _redacted(text: str) -> str:
+    for secret in _SECRETS:
+        text = re.sub(secret, "***", text)
+    return text
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,7 +1,7 @@
 """A failure, explained: what happened, why, the one thing to do, and the exit code.
 
-The rules are data, in `diagnosis.toml`, which says how they are read; this module finds the rule that fits a failure
-and fills in its texts. It knows the exceptions of the AWS SDK by name only, imports nothing of it, and prints nothing.
+The rules are data in `diagnosis.toml`, which says how they are read; this module finds the rule that fits a failure
+and fills in its texts. It knows the AWS SDK's exceptions by name only, imports nothing of it, and prints nothing.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ _RULES = Path(__file__).with_name("diagnosis.toml")
 _LONGEST = 400  # characters of a foreign text in a line for people
 _LONGEST_DETAIL = 4000  # characters; a refused parameter is quoted whole, and may be an image
 
+# What must not be shown; the first group of each stays.
 _SECRETS = [
-    # A header that cannot be sent is quoted whole, and it is the one with the key.
-    r"(?<=Invalid header value ).+",
-    r"(?i)(?<=\bBearer )[^\s'\",]{16,}",
-    r"(?<=://)[^/\s'\"@]*(?:@[^/\s'\"@]*)*(?=@)",
-    r"(?i)(?<=token=)[^&\s'\"]+|(?<=credential=)[^&,\s'\"]+|(?<=signature=)[^&,\s'\"]+",
-    r"(?i)(?<=secretaccesskey|.sessiontoken)[\s'\":=]+[^\s'\",}]+",
-    r"(?i)(?<=secret_access_key|..session_token)[\s'\":=]+[^\s'\",}]+",
-    r"\b(?:ABSK|bedrock-api-key-)[\w+/=.-]{8,}",
-    r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b",
+    r"(Invalid header value ).+",  # it quotes the header that has the key
+    r"(?i)(\bBearer )[^\s'\",]{16,}",
+    r"(://)[^/\s'\"]*(?=@)",
+    r"(?i)((?:token|credential|signature)=)[^&,\s'\"]+",
+    r"(?i)((?:secret_?access_?key|session_?token|bearer_token_bedrock)[\s'\"]*[:=][\s'\"]*)[^\s'\",}]+",
+    r"()\b(?:ABSK|bedrock-api-key-)[\w+/=.-]{8,}",
+    r"()\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b",
     # A secret access key: 40 characters of base64, of all three kinds, which neither a word nor a hash is.
-    r"(?<![\w+/=.-])(?=[a-z0-9+/]*[A-Z])(?=[A-Z0-9+/]*[a-z])(?=[A-Za-z+/]*[0-9])[A-Za-z0-9+/]{40}(?![\w+/=-])",
+    r"()(?<![\w+/=.-])(?=[a-z0-9+/]*[A-Z])(?=[A-Z0-9+/]*[a-z])(?=[A-Za-z+/]*[0-9])[A-Za-z0-9+/]{40}(?![\w+/=-])",
 ]
 
 
@@ -58,7 +57,7 @@ def explain(
     """Explain a failure.
 
     Args:
-        failure: any exception; one with the attributes `fix` and `exit_code` explains itself.
+        failure: any exception; one with the attributes `fix` and `exit_code`, or with such a cause, explains itself.
         model: the `modelId` that was sent.
         geo: the geography of the inference profiles in use, such as `global` or `eu`.
         region: the AWS region in use.
@@ -70,9 +69,9 @@ def explain(
     """
     facts = _facts(failure)
     told = {"detail": facts.pop("detail"), "request_id": facts.pop("request_id")}
-    if hasattr(failure, "fix") and hasattr(failure, "exit_code"):
-        what, fix = _line(_redacted(str(failure))), _line(failure.fix)
-        return Diagnosis("", what, "", fix, **told, exit_code=failure.exit_code)
+    for own in (failure, failure.__cause__):
+        if own is not None and hasattr(own, "fix") and hasattr(own, "exit_code"):
+            return Diagnosis("", _line(_redacted(str(own))), "", _line(own.fix), **told, exit_code=own.exit_code)
     facts |= {"model": model, "profile": profile, "region": region, "stream": "yes" if stream else "no"}
     rule, found = _rule(facts)
     words = {**facts, "error": type(failure).__name__, **found}
@@ -135,14 +134,13 @@ def _rule(facts: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
 def _match(subject: str, pattern: str, fact: str) -> re.Match[str] | None:
     if subject == "text":
         return re.search(pattern, fact, re.IGNORECASE | re.DOTALL)
-    if subject == "error":
-        return re.search(rf"\b(?:{pattern})\b", fact)
-    return re.fullmatch(pattern, fact, re.IGNORECASE)
+    names = fact.split() if subject == "error" else [fact]
+    return next(filter(None, (re.fullmatch(pattern, name, re.IGNORECASE) for name in names)), None)
 
 
 def _redacted(text: str) -> str:
     for secret in _SECRETS:
-        text = re.sub(secret, "***", text)
+        text = re.sub(secret, r"\1***", text, flags=re.DOTALL)
     return text
 
 

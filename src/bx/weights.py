@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Progress = Callable[[int], AbstractContextManager[Done]]
 
 DEFAULT = "smollm2-135m-instruct"
+BY_HAND = download.BY_HAND
 KNOWN = Path(__file__).with_name("weights.toml")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
@@ -280,7 +281,7 @@ def _keep(record: dict[str, Any], need: int, pour: Callable[[Path], str], done: 
     """Let `pour` write into `model/` of a workshop and say the hash; move that to its place in one step."""
     if path := _kept(record):
         return path
-    name, home = record["name"], folder()
+    name, home = str(record["name"]), folder()
 
     def waiting() -> None:
         done(max(map(download.arrived, disk.rooms(home, name)), default=0))
@@ -372,9 +373,8 @@ def _explained() -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             raise WeightsError("The disk is full", fix=f"Free some space in {folder()} and try again") from error
-        where = error.filename or folder()
-        text = f"{error.strerror or error}: {where}"
-        raise WeightsError(text, fix=f"See that {folder()} can be written by you") from error
+        text = f"{error.strerror or error}: {error.filename or folder()}"
+        raise WeightsError(text, fix="See that you may read and write there, then try again") from error
 
 
 def _wrong(what: str, digest: str) -> WeightsError:

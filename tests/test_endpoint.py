@@ -1,0 +1,215 @@
+"""The test endpoint itself, as a real client sees it: without it, what the other tests say is worth little."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import threading
+import time
+
+import botocore.session
+import pytest
+from botocore.config import Config
+from botocore.eventstream import ChecksumMismatch
+from botocore.exceptions import ClientError, ConnectionClosedError, EventStreamError, ReadTimeoutError
+from urllib3.exceptions import HTTPError
+
+from bx import converse
+from bx.engines.echo import Echo
+from endpoint import (
+    CLOSED,
+    HANGUP,
+    REFUSED,
+    RESET,
+    SILENCE,
+    STALL,
+    Endpoint,
+    Reply,
+    broken,
+    corrupted,
+    event,
+    exception,
+    failure,
+    late,
+    unmodelled,
+)
+
+ARN = "arn:aws:bedrock:eu-west-1:111122223333:application-inference-profile/abc123"
+WORDS = "one two three four"
+DELTA = event("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "?"}})
+
+
+@pytest.fixture
+def endpoint():
+    with Endpoint() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def client(endpoint):
+    client = connect(endpoint)
+    yield client
+    client.close()
+
+
+def connect(endpoint):
+    config = Config(read_timeout=0.3, retries={"total_max_attempts": 1}, proxies={})
+    keys = {"aws_access_key_id": "id", "aws_secret_access_key": "key"}
+    return botocore.session.Session().create_client(
+        "bedrock-runtime", "us-east-1", endpoint_url=endpoint.url, config=config, **keys
+    )
+
+
+class Scripted:
+    """An engine that keeps what it is asked and answers what it is told."""
+
+    def __init__(self, *events, forever=False):
+        self.events, self.forever = events, forever
+        self.asked = {}
+        self.closed = threading.Event()
+
+    def converse(self, **request):
+        self.asked = request
+        return converse.collect(self.events)
+
+    def converse_stream(self, **request):
+        self.asked = request
+        return {"stream": self._stream()}
+
+    def _stream(self):
+        try:
+            yield from self.events
+            while self.forever:
+                time.sleep(0.01)
+                yield {"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"text": "more"}}}
+        finally:
+            self.closed.set()
+
+
+def test_a_real_client_gets_the_engines_own_answer_and_the_request_is_kept(endpoint, client):
+    asked = converse.request(WORDS, model=ARN, system="Sei höflich", maxTokens=3)
+    reply, expected = client.converse(**asked), Echo().converse(**asked)
+    assert reply["ResponseMetadata"]["RequestId"]
+    assert (reply["output"], reply["stopReason"]) == (expected["output"], expected["stopReason"])
+    received = endpoint.requests[0]
+    assert received.path == "/model/" + ARN.replace(":", "%3A").replace("/", "%2F") + "/converse"
+    assert {"modelId": received.model, **received.body} == asked
+    assert received.headers["content-type"] == "application/json"
+    assert received.arrived <= time.monotonic()
+
+
+def test_a_real_client_gets_the_engines_events_in_order_and_one_by_one(endpoint, client):
+    asked = converse.request(WORDS, model="echo")
+    stream = client.converse_stream(**asked)["stream"]
+    events = list(stream)
+    assert [next(iter(event)) for event in events] == [
+        "messageStart", *["contentBlockDelta"] * 4, "contentBlockStop", "messageStop", "metadata",
+    ]  # fmt: skip
+    assert converse.text(converse.collect(events)) == WORDS
+
+
+def test_events_arrive_while_the_engine_still_writes_and_hanging_up_closes_its_stream():
+    engine = Scripted({"messageStart": {"role": "assistant"}}, forever=True)
+    with Endpoint(engine) as endpoint:
+        client = connect(endpoint)
+        events = client.converse_stream(**converse.request("Go on", model="m"))["stream"]
+        assert next(iter(events)) == {"messageStart": {"role": "assistant"}}
+        assert not engine.closed.is_set()
+        events.close()
+        client.close()
+        assert engine.closed.wait(5)
+
+
+def test_bytes_pass_in_both_directions_wherever_the_shapes_have_them():
+    data = bytes(range(256))
+    engine = Scripted(
+        {"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"reasoningContent": {"redactedContent": data}}}},
+        {"messageStop": {"stopReason": "end_turn"}},
+    )
+    image = {"image": {"format": "png", "source": {"bytes": data}}}
+    fields = {"bytes": "not a blob"}
+    asked = converse.request([{"role": "user", "content": [image]}], model="m", fields=fields)
+    with Endpoint(engine) as endpoint:
+        client = connect(endpoint)
+        reply = client.converse(**asked)
+        assert reply["output"]["message"]["content"] == [{"reasoningContent": {"redactedContent": data}}]
+        assert engine.asked == asked
+        assert list(client.converse_stream(**asked)["stream"]) == list(engine.events)
+        client.close()
+
+
+def test_an_engines_errors_have_the_status_and_code_that_boto3_knows(client):
+    with pytest.raises(client.exceptions.ValidationException, match="blank") as caught:
+        client.converse(**converse.request(" ", model="echo"))
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 400
+    assert caught.value.response["ResponseMetadata"]["RequestId"]
+
+
+def test_an_engines_error_in_mid_stream_is_an_exception_frame():
+    def failing():
+        yield {"messageStart": {"role": "assistant"}}
+        raise converse.error("ThrottlingException", "Slow down")
+
+    with Endpoint(Scripted()) as endpoint:
+        endpoint.engine.events = failing()
+        client = connect(endpoint)
+        stream = client.converse_stream(**converse.request("Hi", model="m"))["stream"]
+        with contextlib.closing(stream), pytest.raises(EventStreamError, match=r"\(throttlingException\).*Slow"):
+            list(stream)
+        client.close()
+
+
+def test_an_unknown_route_is_answered_as_aws_does(endpoint):
+    connection = http.client.HTTPConnection(endpoint.url.removeprefix("http://"))
+    connection.request("POST", "/model/m/sing", body=b"{}")
+    response = connection.getresponse()
+    assert (response.status, b"UnknownOperationException" in response.read()) == (404, True)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "text"),
+    [
+        (failure(429, "ThrottlingException", "Too many"), ClientError, "ThrottlingException.*Too many"),
+        (failure(403, "AccessDeniedException", "No", key="Message"), ClientError, "AccessDeniedException.*No"),
+        (Reply(502, b"<html>", {}), ClientError, r"\(502\).*Bad Gateway"),
+        (Reply(body=b'{"output":'), KeyError, "output"),
+        (SILENCE, ReadTimeoutError, "."),
+        (late(0.5), ReadTimeoutError, "."),
+        (CLOSED, ConnectionClosedError, "."),
+        (REFUSED, ConnectionClosedError, "."),
+    ],
+)
+def test_a_fault_meets_one_request_and_the_next_one_is_answered(endpoint, client, fault, error, text):
+    endpoint.script.append(fault)
+    asked = converse.request(WORDS, model="echo")
+    with pytest.raises(error, match=text):
+        converse.text(client.converse(**asked))
+    assert converse.text(client.converse(**asked)) == WORDS
+    assert len(endpoint.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("pieces", "error", "text"),
+    [
+        ([], None, None),
+        ([DELTA[:-3]], None, None),
+        ([HANGUP], HTTPError, "."),
+        ([RESET], HTTPError, "reset"),
+        ([STALL], HTTPError, "timed out"),
+        ([corrupted(DELTA)], ChecksumMismatch, "."),
+        ([unmodelled("Strange", "Things")], EventStreamError, r"\(Strange\).*Things"),
+        *(
+            ([exception(f"{kind}Exception", "Things")], EventStreamError, rf"\({kind}Exception\).*Things")
+            for kind in ("internalServer", "modelStreamError", "validation", "throttling", "serviceUnavailable")
+        ),
+    ],
+)
+def test_a_fault_cuts_a_stream_after_some_events(endpoint, client, pieces, error, text):
+    endpoint.script.append(broken(3, *pieces))
+    stream = client.converse_stream(**converse.request(WORDS, model="echo"))["stream"]
+    outcome = pytest.raises(error, match=text) if error else contextlib.nullcontext()
+    arrived = []
+    with contextlib.closing(stream), outcome:  # botocore takes a clean cut for the end
+        arrived.extend(stream)
+    assert len(arrived) == 3

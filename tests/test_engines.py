@@ -1,0 +1,245 @@
+"""The contract of an engine, over every engine there is; botocore's own service model is the oracle."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+
+import pytest
+from botocore.exceptions import ClientError
+from botocore.loaders import Loader
+from botocore.model import ServiceModel
+from botocore.validate import ParamValidator
+
+from bx.catalogue import Catalogue, Named
+from bx.converse import collect, data, request, text
+from bx.engines import Router
+from bx.engines.bedrock import Bedrock
+from bx.engines.echo import Echo
+
+SERVICE = ServiceModel(Loader().load_service_model("bedrock-runtime", "service-2"), "bedrock-runtime")
+MODELLED = {shape.name for shape in SERVICE.operation_model("Converse").error_shapes}
+# The orders in which events may come, as one letter each.
+START, DELTA, STOP, END, METADATA = "messageStart", "contentBlockDelta", "contentBlockStop", "messageStop", "metadata"
+
+
+@pytest.fixture
+def echo():
+    return Echo(), "echo"
+
+
+@pytest.fixture
+def router():
+    return Router(), "echo"
+
+
+@pytest.fixture
+def named():
+    return Named(Router(), Catalogue({"mirror": {"id": "echo"}})), "mirror"
+
+
+@pytest.fixture
+def boto3_client(endpoint):
+    import boto3
+
+    client = boto3.client("bedrock-runtime", endpoint_url=endpoint.url)
+    yield client, "amazon.nova-2-lite-v1:0"
+    client.close()
+
+
+@pytest.fixture
+def bedrock(endpoint):
+    engine = Bedrock(endpoint_url=endpoint.url)
+    yield engine, "amazon.nova-2-lite-v1:0"
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    from bx.engines.local import Local
+
+    engine = Local()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def local(loaded, local_weights):
+    return loaded, "local"
+
+
+@pytest.fixture(params=["echo", "router", "named", "boto3_client", "bedrock", "local"])
+def engine(request):
+    return request.getfixturevalue(request.param)
+
+
+def valid(operation, value):
+    """Whether a value has the output shape of an operation."""
+    shape = SERVICE.operation_model(operation).output_shape
+    plain = {name: part for name, part in value.items() if name != "ResponseMetadata"}
+    report = ParamValidator().validate(plain, shape)
+    assert not report.has_errors(), report.generate_report()
+    return True
+
+
+def valid_event(event):
+    shape = SERVICE.operation_model("ConverseStream").output_shape.members["stream"]
+    report = ParamValidator().validate(event, shape)
+    assert not report.has_errors(), report.generate_report()
+    return True
+
+
+def ask(model, prompt="One, two, three.", **more):
+    return request(prompt, model=model, **{"maxTokens": 24, "temperature": 0.0, **more})
+
+
+def test_the_answer_has_the_shape_that_botocore_declares(engine):
+    engine, model = engine
+    response = engine.converse(**ask(model))
+    assert valid("Converse", response)
+    assert text(response)
+    usage = response["usage"]
+    assert usage["totalTokens"] == usage["inputTokens"] + usage["outputTokens"] > 0
+
+
+def test_every_event_has_the_shape_that_botocore_declares_and_its_place(engine):
+    engine, model = engine
+    events = list(engine.converse_stream(**ask(model))["stream"])
+    assert all(valid_event(event) for event in events)
+    kinds = [next(iter(event)) for event in events]
+    assert kinds[0] == START
+    assert kinds[-3:] == [STOP, END, METADATA]
+    assert set(kinds[1:-3]) == {DELTA}
+
+
+def test_folding_the_stream_gives_the_answer(engine):
+    engine, model = engine
+    whole = engine.converse(**ask(model))
+    folded = collect(engine.converse_stream(**ask(model))["stream"])
+    for part in ("output", "stopReason", "usage"):
+        assert folded[part] == whole[part]
+
+
+def test_a_request_is_given_by_keyword_only(engine):
+    engine, model = engine
+    for method in (engine.converse, engine.converse_stream):
+        with pytest.raises(TypeError):
+            method(ask(model))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named_in_text"),
+    [
+        ({"messages": [{"role": "assistant", "content": [{"text": "hi"}]}]}, "user message"),
+        ({"messages": [{"role": "user", "content": [{"text": "  "}]}]}, "blank"),
+        ({"messages": [{"role": "user", "content": []}]}, "content"),
+        ({"messages": [{"role": "wizard", "content": [{"text": "hi"}]}]}, "wizard"),
+        ({"inferenceConfig": {"temperature": 1.5}}, "temperature"),
+        ({"system": [{"text": " "}]}, "blank"),
+        ({"toolConfig": {"tools": [{"toolSpec": {"name": "a", "inputSchema": {"json": {}}}}]}}, "tool"),
+        ({"additionalModelRequestFields": {"no_such_field": 1}}, "no_such_field"),
+        ({"guardrailConfig": {"guardrailIdentifier": "a", "guardrailVersion": "1"}}, "guardrailConfig"),
+        (
+            {"messages": [{"role": "user", "content": [{"image": {"format": "png", "source": {"bytes": b"x"}}}]}]},
+            "image",
+        ),
+        (
+            {
+                "outputConfig": {
+                    "textFormat": {"type": "json_schema", "structure": {"jsonSchema": {"schema": "no json"}}}
+                }
+            },
+            "schema",
+        ),
+    ],
+)
+def test_bad_input_is_a_modelled_error_that_names_it(engine, wrong, named_in_text):
+    engine, model = engine
+    for method in (engine.converse, engine.converse_stream):
+        with pytest.raises(ClientError) as refused:
+            method(**{**ask(model), **wrong})
+        assert refused.value.response["Error"]["Code"] == "ValidationException"
+        assert refused.value.response["Error"]["Code"] in MODELLED
+        assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 400
+        assert named_in_text in refused.value.response["Error"]["Message"]
+
+
+def test_a_limit_of_tokens_cuts_the_answer_off(engine):
+    engine, model = engine
+    response = engine.converse(**ask(model, "Count from one to ten in words.", maxTokens=2))
+    assert response["stopReason"] == "max_tokens"
+    assert response["usage"]["outputTokens"] == 2
+
+
+def test_a_stop_sequence_ends_the_answer_and_is_no_part_of_it(engine):
+    engine, model = engine
+    whole = text(engine.converse(**ask(model)))
+    stop = whole[len(whole) // 2 :][:3]
+    response = engine.converse(**ask(model, stopSequences=[stop]))
+    assert response["stopReason"] == "stop_sequence"
+    assert text(response) == whole[: whole.index(stop)]
+
+
+def test_a_conversation_of_several_turns_is_answered(engine):
+    engine, model = engine
+    turns = [("user", "Hello"), ("assistant", "Hello, what do you need?"), ("user", "Count to three")]
+    messages = [{"role": role, "content": [{"text": words}]} for role, words in turns]
+    response = engine.converse(**ask(model, messages, system="Be brief."))
+    assert valid("Converse", response)
+    assert response["output"]["message"]["role"] == "assistant"
+
+
+def test_an_answer_held_to_a_schema_satisfies_it(engine):
+    engine, model = engine
+    schema = {
+        "type": "object",
+        "properties": {"level": {"enum": ["low", "high"]}},
+        "required": ["level"],
+        "additionalProperties": False,
+    }
+    response = engine.converse(**ask(model, '{"level": "high"}', schema=schema))
+    assert data(response, schema)["level"] in ("low", "high")
+
+
+def test_a_closed_stream_frees_the_engine_for_the_next_request(engine):
+    engine, model = engine
+    unread = engine.converse_stream(**ask(model, maxTokens=500))["stream"]
+    unread.close()
+    begun = engine.converse_stream(**ask(model, maxTokens=500))["stream"]
+    next(iter(begun))
+    begun.close()
+    assert text(engine.converse(**ask(model)))
+
+
+def test_threads_share_one_engine(engine):
+    engine, model = engine
+    answers = {}
+
+    def work(number):
+        answers[number] = engine.converse(**ask(model, f"Say {number}."))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(answers) == list(range(6))
+    assert all(valid("Converse", answer) for answer in answers.values())
+
+
+def test_the_router_finds_the_engine_by_the_model_id_alone(endpoint):
+    router = Router({"endpoint_url": endpoint.url})
+    assert text(router.converse(**ask("echo:anything"))) == "One, two, three."
+    assert not endpoint.requests
+    arn = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/a1b2c3"
+    for model_id in ("amazon.nova-2-lite-v1:0", arn, "eu.anthropic.claude-sonnet-4-6"):
+        router.converse(**ask(model_id))
+        assert endpoint.requests[-1].model == model_id
+    router.close()
+
+
+def test_engines_take_nothing_but_the_request():
+    for engine in (Echo, Router, Named, Bedrock):
+        for method in (engine.converse, engine.converse_stream):
+            kinds = [parameter.kind for parameter in inspect.signature(method).parameters.values()]
+            assert kinds == [inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_KEYWORD]

@@ -294,7 +294,7 @@ class _Exchange(BaseHTTPRequestHandler):
         self.server.endpoint.requests.append(received)
         self._send(self.server.endpoint.reply(received))
 
-    do_GET = do_POST
+    do_GET = do_POST  # noqa: N815 # the base's spelling
 
     def _send(self, reply: Reply) -> None:
         time.sleep(reply.wait)

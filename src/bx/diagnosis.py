@@ -92,7 +92,8 @@ def rules() -> list[dict[str, Any]]:
 
 def fill(rule: dict[str, Any], words: dict[str, str]) -> list[str]:
     """Return a rule's `what`, `why` and `fix`, each a single line; a word that is not known stays as its NAME."""
-    known = _Words((name, _line(word)[:_LONGEST]) for name, word in words.items() if word or name == "use_profile")
+    known = _Words((name, _line(word)[:_LONGEST]) for name, word in words.items() if word)
+    known["use_profile"] = words.get("use_profile", "")
     return [rule[text].format_map(known) for text in ("what", "why", "fix")]
 
 

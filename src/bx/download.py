@@ -138,8 +138,10 @@ def _run(command: list[str], room: Path, done: Callable[[int], None]) -> tuple[i
             start_new_session=True,  # so that it can be killed with everything it started
         )
         try:
+            most = 0
             while process.poll() is None:
-                done(arrived(room / "temporary"))
+                most = max(most, arrived(room / "temporary"))  # the installer deletes the file in the end
+                done(most)
                 time.sleep(0.05)
         finally:
             _kill(process)

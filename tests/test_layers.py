@@ -1,0 +1,103 @@
+"""The import rules of the house: uses and engines never meet, and nothing imports the terminal."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "bx"
+MODULES = {
+    ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in SOURCE.rglob("*.py")
+}
+# Module -> the modules of bx that it may import. A trailing dot admits everything below.
+VOCABULARY = {"bx.converse", "bx.validation"}
+ALLOWED = {
+    "bx": {"bx.converse", "bx.config", "bx.catalogue", "bx.engines"},
+    "bx.__main__": {"bx.cli"},
+    "bx.converse": set(),
+    "bx.validation": {"bx.converse"},
+    "bx.grammar": {"bx.converse"},
+    "bx.download": set(),
+    "bx.weights": {"bx.download"},
+    "bx.config": set(),
+    "bx.catalogue": {"bx.converse"},
+    "bx.diagnosis": set(),
+    "bx.engines": {"bx.converse"},
+    "bx.engines.chat": {"bx.converse"},
+    "bx.engines.echo": VOCABULARY,
+    "bx.engines.bedrock": VOCABULARY,
+    "bx.engines.local": VOCABULARY | {"bx.engines.chat", "bx.grammar", "bx.weights"},
+    "bx.cli.*": {"bx", "bx.*"},
+    "bx.cli": {"bx", "bx.*"},
+}
+
+
+def imports(path: Path, *, of: str = "bx") -> set[str]:
+    """Every module of a package that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            inside = {f"{node.module}.{name.name}" for name in node.names}
+            found |= inside & MODULES.keys() or {node.module}
+    known = {name for name in found if name == of or name.startswith(f"{of}.")}
+    return {name for name in known if name in MODULES} if of == "bx" else known
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_its_ring_may(module):
+    allowed = ALLOWED.get(module) or ALLOWED.get("bx.cli.*" if module.startswith("bx.cli.") else module)
+    assert allowed is not None, f"{module} needs its line in the table of this test"
+    for name in imports(MODULES[module]) - {"bx"}:
+        assert name in allowed or "bx.*" in allowed, f"{module} must not import {name}"
+
+
+@pytest.mark.parametrize(
+    ("outside", "home"),
+    [
+        ("boto3", None),
+        ("botocore.session", "bx.engines.bedrock"),
+        ("urllib3", "bx.engines.bedrock"),
+        ("xllamacpp", "bx.engines.local"),
+        ("llguidance", "bx.grammar"),
+        ("jsonschema_rs", "bx.converse"),
+        ("argcomplete", "bx.cli.completion"),
+        ("argparse", "bx.cli"),
+    ],
+)
+def test_each_outside_world_has_one_home(outside, home):
+    users = {name for name, path in MODULES.items() if imports(path, of=outside)}
+    assert all(home and (name == home or name.startswith(f"{home}.")) for name in users), users
+
+
+def test_only_the_terminal_prints():
+    for name, path in MODULES.items():
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        assert not any(isinstance(call, ast.Name) and call.id in ("print", "input") for call in calls), name
+
+
+def test_only_config_reads_the_environment():
+    readers = {name for name, path in MODULES.items() if "os.environ" in path.read_text()}
+    # Each of the others touches one variable that is not a setting of ours, and says which beside it.
+    assert readers <= {"bx.config", "bx.cli", "bx.cli.terminal", "bx.engines.local", "bx.download", "bx.weights"}
+
+
+def test_there_are_no_cycles():
+    graph = {name: imports(path) - {name} for name, path in MODULES.items()}
+    seen: dict[str, int] = {}
+
+    def visit(name, trail):
+        assert name not in trail, " -> ".join([*trail, name])
+        if name not in seen:
+            for below in graph[name]:
+                # `bx/cli/__init__.py` names its commands by string, and `bx/__init__.py` imports when called.
+                if below not in ("bx", "bx.cli"):
+                    visit(below, [*trail, name])
+            seen[name] = 1
+
+    for name in graph:
+        visit(name, [])

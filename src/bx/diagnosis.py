@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _RULES = Path(__file__).with_name("diagnosis.toml")
-_LONGEST = 400  # characters of a foreign text in a line for people
-_LONGEST_DETAIL = 4000  # characters; a refused parameter is quoted whole, and may be an image
+# Lengths in characters: of a foreign text in a line for people, of one that is kept at all, and of one that is read
+# (a refused parameter is quoted whole, and may be an image).
+_SHOWN, _KEPT, _READ = 400, 4000, 100_000
+_FLAGS = ("profile", "region")
 
 # What must not be shown; the first group of each stays.
 _SECRETS = [
@@ -45,7 +47,7 @@ class Diagnosis(NamedTuple):
     exit_code: int
 
 
-def explain(
+def explain(  # noqa: PLR0913 # six: what the texts speak of
     failure: BaseException,
     *,
     model: str = "",
@@ -77,7 +79,8 @@ def explain(
     words = {**facts, "error": type(failure).__name__, **found}
     if base := words["model"].rpartition("/")[2]:
         words["inference_profile"] = f"{geo}.{base}"
-    words["use_profile"] = f" --profile {profile}" if profile else ""
+    words |= {"model": words["model"] or "the model", "region": words["region"] or "your region"}
+    words |= {f"use_{name}": f" --{name} {facts[name]}" if facts[name] else "" for name in _FLAGS}
     what, why, fix = fill(rule, words)
     return Diagnosis(rule["name"], what, why, fix, **told, exit_code=rule["exit"])
 
@@ -92,9 +95,10 @@ def rules() -> list[dict[str, Any]]:
 
 def fill(rule: dict[str, Any], words: dict[str, str]) -> list[str]:
     """Return a rule's `what`, `why` and `fix`, each a single line; a word that is not known stays as its NAME."""
-    known = _Words((name, _line(word)[:_LONGEST]) for name, word in words.items() if word)
-    known["use_profile"] = words.get("use_profile", "")
-    return [rule[text].format_map(known) for text in ("what", "why", "fix")]
+    known = _Words((name, _line(word)[:_SHOWN]) for name, word in words.items() if word)
+    known.update({f"use_{name}": words.get(f"use_{name}", f" --{name} NAME") for name in _FLAGS})
+    what, why, fix = (rule[text].format_map(known) for text in ("what", "why", "fix"))
+    return [what.rstrip("."), why.rstrip("."), fix]
 
 
 class _Words(dict[str, str]):
@@ -107,7 +111,7 @@ def _facts(failure: BaseException) -> dict[str, str]:
     response = getattr(failure, "response", None)
     response = response if isinstance(response, dict) else {}
     error, metadata = response.get("Error", {}), response.get("ResponseMetadata", {})
-    text = _redacted(str(error.get("Message") or failure))
+    text = _redacted(str(error.get("Message") or failure))[:_KEPT]
     code = str(error.get("Code") or errno.errorcode.get(getattr(failure, "errno", None) or 0, ""))
     return {
         "error": " ".join(kind.__name__ for kind in type(failure).__mro__),
@@ -116,8 +120,8 @@ def _facts(failure: BaseException) -> dict[str, str]:
         "operation": str(getattr(failure, "operation_name", "")),
         "text": text,
         "attempts": str(metadata.get("RetryAttempts", 0) + 1),
-        "detail": f"{code or type(failure).__name__}: {text}"[:_LONGEST_DETAIL],
-        "request_id": str(metadata.get("RequestId", "")),
+        "detail": f"{code or type(failure).__name__}: {text}",
+        "request_id": str(metadata.get("RequestId") or metadata.get("HTTPHeaders", {}).get("x-amzn-requestid", "")),
     }
 
 
@@ -140,6 +144,7 @@ def _match(subject: str, pattern: str, fact: str) -> re.Match[str] | None:
 
 
 def _redacted(text: str) -> str:
+    text = text[:_READ]
     for secret in _SECRETS:
         text = re.sub(secret, r"\1***", text, flags=re.DOTALL)
     return text

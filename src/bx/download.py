@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ _CHUNK = 1 << 20
 _DECORATION = " >\u2502\u00d7\u2570\u2500\u25b6"  # the lines and arrows that uv and pip draw
 _LONGEST = 300  # characters of an installer's own words
 _TIMEOUT = 60  # seconds without a byte
+_TICK = 0.05  # seconds between two looks at what has arrived
 _RETRY = "Try again; behind a proxy or on an own index, first see that pip itself can install something"
 
 # What installers say, what it means, and what to do about it. The first match counts.
@@ -76,7 +76,7 @@ def package(requirement: str, sha256: str, room: Path, done: Callable[[int], Non
         requirement: such as `name==1.0`.
         sha256: of the wheel, in hexadecimal.
         room: everything is written below it, temporary files too.
-        done: called about ten times a second with the bytes that have arrived.
+        done: called some times a second with the bytes that have arrived.
 
     Returns:
         A folder that holds either the wheel or what was in it, depending on the installer.
@@ -127,25 +127,25 @@ def _run(command: list[str], room: Path, done: Callable[[int], None]) -> tuple[i
     temporary = str(room / "temporary")
     places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), temporary)
     environ = {**os.environ, **places, "PIP_REQUIRE_VIRTUALENV": "0"}
-    said = room / "said.txt"
-    with said.open("wb") as words:
-        process = subprocess.Popen(  # noqa: S603 - a list of our own words, no shell
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=words,
-            env=environ,
-            start_new_session=True,  # so that it can be killed with everything it started
-        )
+    with subprocess.Popen(  # noqa: S603 # a list of words, no shell
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,  # not a file: the disk may be full, and that has to be said
+        env=environ,
+        start_new_session=True,  # so that it can be killed with everything it started
+    ) as process:
         try:
             most = 0
-            while process.poll() is None:
-                most = max(most, arrived(room / "temporary"))  # the installer deletes the file in the end
-                done(most)
-                time.sleep(0.05)
+            while True:
+                try:
+                    _, said = process.communicate(timeout=_TICK)
+                    return process.returncode, said.decode(errors="replace")
+                except subprocess.TimeoutExpired:
+                    most = max(most, arrived(room / "temporary"))  # the installer deletes the file in the end
+                    done(most)
         finally:
             _kill(process)
-    return process.returncode, said.read_text(encoding="utf-8", errors="replace")
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -219,7 +219,7 @@ def file(url: str) -> Iterator[tuple[int, Iterator[bytes]]]:
     ):
         opener.add_handler(part())
     try:
-        response = opener.open(web.Request(url, headers={"User-Agent": "bx"}), timeout=_TIMEOUT)  # noqa: S310 - checked
+        response = opener.open(web.Request(url, headers={"User-Agent": "bx"}), timeout=_TIMEOUT)  # noqa: S310 # checked
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, web.HTTPError):
             error.close()

@@ -385,10 +385,7 @@ def _unknown(name: str) -> WeightsError:
     from difflib import get_close_matches
 
     names = [model.name for model in listed()]
-    close = get_close_matches(name, names, 1)
-    fix = (
-        f"Did you mean {close[0]}?"
-        if close
-        else f"Choose one of: {', '.join(names)}; or give the path of a GGUF file"
-    )
+    close = [other for other in names if name and other.startswith(name)] or get_close_matches(name, names, 1)
+    choice = f"Choose one of: {', '.join(names)}; or give the path of a GGUF file"
+    fix = f"Did you mean {close[0]}?" if close else choice
     return WeightsError(f"No model file is called {name}", fix=fix)

@@ -16,6 +16,8 @@ from bx.cli.terminal import Terminal, use_utf8
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bx.config import Settings
+
 COMMANDS = {
     "ask": "ask a model (the default: bx PROMPT)",
     "pull": "fetch, list, verify and remove the weights of embedded models",
@@ -41,22 +43,18 @@ def run() -> NoReturn:
 
         completion.complete()
     use_utf8()
-    code = main(sys.argv[1:], Terminal())
-    sys.stderr.flush()
-    os._exit(code)
+    os._exit(main(sys.argv[1:], Terminal()))
 
 
 def main(arguments: Sequence[str], terminal: Terminal) -> int:
     """Carry out a command line and return the exit code, as listed in docs/errors.md."""
-    options = argparse.Namespace(verbose=False)
+    options = argparse.Namespace(verbose=None)
     try:
         return _command(list(arguments), options, terminal)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         return 141
-    except SystemExit as left:  # argparse after --help
-        return int(left.code or 0)
     except Exception as failure:  # noqa: BLE001 # every failure is explained, never shown as a traceback
         return _explain(failure, options, terminal)
 
@@ -67,31 +65,77 @@ def parser(name: str) -> argparse.ArgumentParser:
 
     program = "bx" if name == _DEFAULT else f"bx {name}"
     made = _Parser(prog=program, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    if sys.version_info >= (3, 14):
+        made.color = False  # the terminal decides about colours
     import_module(f"bx.cli.{name}").arguments(made)
     return made
 
 
 def _command(arguments: list[str], options: argparse.Namespace, terminal: Terminal) -> int:
+    if terminal.stdout is None:
+        raise UsageError("Standard output is closed", "Redirect it: > FILE, or > /dev/null")
     if arguments in (["--version"], ["-V"]):
-        from bx import __version__
-
-        terminal.line(f"bx {__version__}")
+        return _version(terminal)
+    named = bool(arguments) and arguments[0] in COMMANDS
+    name, rest = (arguments[0], arguments[1:]) if named else (_DEFAULT, arguments)
+    try:
+        _parse(name, rest, options)
+    except _HelpAsked as asked:
+        terminal.line(str(asked))
         return 0
+    if getattr(options, "version", False):
+        return _version(terminal)
+    if not named and options.words in [[command] for command in COMMANDS]:
+        word = options.words[0]
+        raise UsageError(f"The command {word} comes first", f"bx {word} ..., or as a prompt: bx ask {word} ...")
+    return _run(name, options, terminal)
+
+
+def _run(name: str, options: argparse.Namespace, terminal: Terminal) -> int:
     from importlib import import_module
 
     from bx import config
 
-    name, rest = (
-        (arguments[0], arguments[1:]) if arguments[:1] and arguments[0] in COMMANDS else (_DEFAULT, arguments)
-    )
     settings = config.load()
-    vars(options).update(dict.fromkeys(config.KINDS), **settings.values, models=settings.models, command=name)
-    parser(name).parse_args(rest, namespace=options)
+    _merge(settings, options)
     terminal.quiet, terminal.raw_output = bool(options.quiet), bool(options.raw_output)
     for note in settings.notes:
         terminal.note(f"bx: {note}")
     code: int = import_module(f"bx.cli.{name}").run(options, terminal)
     return code
+
+
+def _version(terminal: Terminal) -> int:
+    from bx import __version__
+
+    terminal.line(f"bx {__version__}")
+    return 0
+
+
+def _parse(name: str, arguments: list[str], options: argparse.Namespace) -> None:
+    """Read the flags of a command; a setting that no flag names is None."""
+    from bx import config
+
+    made = parser(name)
+    made.set_defaults(**dict.fromkeys(config.KINDS))
+    made.parse_intermixed_args(arguments, namespace=options)
+    for setting, kind in config.KINDS.items():
+        text = getattr(options, setting)
+        if isinstance(text, str):
+            setattr(options, setting, config.parsed(text, kind, "--" + setting.replace("_", "-")))
+
+
+def _merge(settings: Settings, options: argparse.Namespace) -> None:
+    """Fill in what the flags leave open; the parts of --option join, key by key."""
+    from bx import config
+
+    for name, value in settings.values.items():
+        given = getattr(options, name)
+        if given is None:
+            setattr(options, name, value)
+        elif isinstance(given, dict):
+            setattr(options, name, config.merged(value, given))
+    options.models = settings.models
 
 
 def _explain(failure: Exception, options: argparse.Namespace, terminal: Terminal) -> int:
@@ -120,8 +164,15 @@ def _explain(failure: Exception, options: argparse.Namespace, terminal: Terminal
     return found.exit_code
 
 
+class _HelpAsked(Exception):
+    """The help was asked for; its text is the message."""
+
+
 class _Parser(argparse.ArgumentParser):
-    """argparse, with our way of saying what is wrong."""
+    """argparse, with our way of saying what is wrong, and no printing of its own."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message[0].upper() + message[1:], f"See {self.prog} --help")
+
+    def print_help(self, file: object = None) -> None:  # noqa: ARG002 # argparse's signature
+        raise _HelpAsked(self.format_help().rstrip())

@@ -37,12 +37,13 @@ def _asked(call: Callable[[], Response], options: argparse.Namespace, terminal: 
     try:
         return call()
     except Exception as failure:
-        missing = (getattr(failure, "response", None) or {}).get("resourceName")
-        if missing is None:
+        response = getattr(failure, "response", None) or {"Error": {}}
+        # Amazon Bedrock has this member too, in another error.
+        if response["Error"].get("Code") != "ModelNotReadyException" or "resourceName" not in response:
             raise
         from bx.cli import pull
 
-        if not pull.offer(missing, terminal, options):
+        if not pull.offer(response["resourceName"], terminal, options):
             raise
     return call()
 
@@ -54,12 +55,10 @@ def _print(response: Response, schema: Schema | None, options: argparse.Namespac
     try:
         if options.raw:
             terminal.line(_json(response, indent))
-        if schema is not None:
-            value = converse.data(response, schema)
-            if not options.raw:
-                terminal.line(json.dumps(value, indent=indent, ensure_ascii=False))
-        elif not options.raw:
-            terminal.line(converse.text(response).rstrip("\n"))
+        value = None if schema is None else converse.data(response, schema)
+        if not options.raw:
+            terminal.line(converse.text(response).rstrip("\n") if schema is None else _json(value, indent))
+        if schema is None:
             _warn(response["stopReason"], terminal)
     finally:
         if options.usage:
@@ -78,7 +77,7 @@ def _stream(response: Response, schema: Schema | None, options: argparse.Namespa
                 ending |= event.get("messageStop") or event["metadata"]
     finally:
         stream.close()
-    if not options.quiet:
+    if options.usage or not options.quiet:
         _usage(ending, options, terminal)
     if schema is None:
         _warn(ending["stopReason"], terminal)
@@ -91,19 +90,21 @@ def _stream(response: Response, schema: Schema | None, options: argparse.Namespa
 
 
 def _written(stream: Any, options: argparse.Namespace, terminal: Terminal) -> Iterator[Event]:
-    """Print the events of a stream as they arrive and pass them on; ends the last line however it ends."""
-    last = "\n"
+    """Print the events of a stream as they arrive and pass them on; ends each last line however it ends."""
+    last = thought = "\n"
     try:
         for event in stream:
+            piece = event.get("contentBlockDelta", {}).get("delta", {})
             if options.raw:
                 terminal.line(_json(event, None))
-            elif (delta := event.get("contentBlockDelta")) is not None:
-                piece = delta["delta"]
-                if text := piece.get("text"):
-                    terminal.answer(text)
-                    last = text
-                elif options.verbose and (thought := piece.get("reasoningContent", {}).get("text")):
-                    terminal.aside(thought)
+            elif text := piece.get("text"):
+                terminal.answer(text)
+                last = text
+            elif options.verbose and (text := piece.get("reasoningContent", {}).get("text")):
+                terminal.aside(text)
+                thought = text
+            if "contentBlockStop" in event and not thought.endswith("\n"):
+                terminal.aside(thought := "\n")
             yield event
     finally:
         if not last.endswith("\n"):
@@ -143,7 +144,12 @@ def _listen(terminal: Terminal, *, verbose: bool) -> None:
 
 
 def _json(value: Any, indent: int | None) -> str:
-    return json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a character, as a delta may hold: it must stay an escape
+        return json.dumps(value, indent=indent, default=_plain)
+    return text
 
 
 def _plain(value: Any) -> str:

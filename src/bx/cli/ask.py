@@ -45,12 +45,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="print the answer as it arrives (default: on a terminal)",
     )
     add("--json", metavar="SCHEMA", help="hold the answer to a JSON Schema: a file, a JSON object, or - for stdin")
-    add("--max-tokens", type=int, metavar="N", help="the longest answer, in tokens")
-    add("--temperature", type=float, metavar="X", help="0 for the likeliest words, up to 1 for more variety")
-    add("--top-p", type=float, metavar="X", help="choose among the likeliest words that make up this share, 0 to 1")
+    add("--max-tokens", metavar="N", help="the longest answer, in tokens")
+    add("--temperature", metavar="X", help="0 for the likeliest words, up to 1 for more variety")
+    add("--top-p", metavar="X", help="choose among the likeliest words that make up this share, 0 to 1")
     add("--stop", action="append", metavar="TEXT", help="end the answer before this text (repeatable)")
     add("-o", "--option", nargs=2, action=_Field, metavar=("KEY", "VALUE"), help="a parameter of the model's own")
-    add("--geo", metavar="GEO", help="where prompts may be processed: global, us, eu, jp, ... (default: global)")
+    geo = add(
+        "--geo", metavar="GEO", help="where prompts may be processed: global, us, eu, jp, ... (default: global)"
+    )
+    geo.completer = _geographies  # type: ignore[attr-defined]
     add("--region", help="the AWS region")
     add("--profile", metavar="NAME", help="the profile of the AWS configuration")
     add("--endpoint-url", metavar="URL", help="another endpoint for Amazon Bedrock")
@@ -61,31 +64,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("-y", "--yes", action="store_true", help="fetch what is missing without asking")
     add("-q", "--quiet", action="store_true", help="print nothing to stderr but failures")
     add("-v", "--verbose", action="store_true", help="print reasoning, attempts and AWS's own words to stderr")
-    add("--version", action="store_true", help="print the version")
+    add("-V", "--version", action="store_true", help="print the version")
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Ask, and print the answer."""
-    from bx import __version__
-    from bx.catalogue import Catalogue
-
-    if options.version:
-        terminal.line(f"bx {__version__}")
-        return 0
-    if not options.words and terminal.interactive:
+    if not options.words and terminal.typed:
         from bx.cli import parser
 
         terminal.line(parser("ask").format_help().rstrip())
         return 0
+    options.model_id = _model(options, terminal)
     schema = _schema(options, terminal)
-    prompt = _prompt(options, terminal)
-    resolved = Catalogue(options.models, options.geo).resolve(options.model or _DEFAULT_MODEL)
-    if resolved.note:
-        terminal.note(f"bx: {resolved.note}")
-    options.model_id = resolved.id
     request = converse.request(
-        prompt,
-        model=resolved.id,
+        _prompt(options, terminal),
+        model=options.model_id,
         system=options.system,
         schema=schema,
         fields=options.option,
@@ -94,10 +87,33 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         topP=options.top_p,
         stopSequences=options.stop,
     )
+    text = _written(request)
     if options.dry_run:
-        terminal.line(json.dumps(request, indent=2, ensure_ascii=False))
+        terminal.line(text)
         return 0
     return answer.show(request, schema, options, terminal)
+
+
+def _model(options: argparse.Namespace, terminal: Terminal) -> str:
+    from bx.catalogue import Catalogue
+
+    name = _DEFAULT_MODEL if options.model is None else options.model
+    resolved = Catalogue(options.models, options.geo).resolve(name)
+    if resolved.note:
+        terminal.note(f"bx: {resolved.note}")
+    return resolved.id
+
+
+def _written(request: converse.Request) -> str:
+    """Write a request as JSON, and so make sure that it can be sent."""
+    try:
+        text = json.dumps(request, indent=2, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError("The request holds bytes that are not UTF-8 text", "Give the texts in UTF-8") from None
+    except (TypeError, ValueError) as cause:
+        raise UsageError(f"The request cannot be sent as JSON: {cause}", "Correct that --option or setting") from None
+    return text
 
 
 def _prompt(options: argparse.Namespace, terminal: Terminal) -> str:
@@ -140,7 +156,7 @@ def _schema(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any] |
     try:
         converse.violation(None, schema)
     except ValueError as cause:
-        raise UsageError(f"{where} is {cause}", "Correct it at that place") from None
+        raise UsageError(f"{where} cannot be used: {cause}", "Correct it at that place") from None
     return schema
 
 
@@ -148,7 +164,7 @@ def _file(path: str) -> str:
     from pathlib import Path
 
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
+        return Path(path).expanduser().read_text(encoding="utf-8-sig")
     except OSError as cause:
         fix = "Give --json the path of a schema file, a JSON object, or - for standard input"
         raise UsageError(f"The schema file {path} cannot be read: {cause.strerror}", fix) from None
@@ -164,6 +180,13 @@ def _model_names(**_: object) -> list[str]:
     return list(Catalogue(config.load().models).models)
 
 
+def _geographies(**_: object) -> list[str]:
+    from bx import config
+    from bx.catalogue import Catalogue
+
+    return sorted({geo for model in Catalogue(config.load().models).models.values() for geo in model.get("geos", [])})
+
+
 class _Field(argparse.Action):
     """Collect `-o KEY VALUE`: dotted keys nest, values are JSON or else text."""
 
@@ -176,7 +199,7 @@ class _Field(argparse.Action):
     ) -> None:
         key, text = list(values or ("", ""))
         try:
-            value = json.loads(text)
+            value = json.loads(text, parse_constant=int)  # which NaN and Infinity are not: they are no JSON
         except ValueError:
             value = text
         *outer, last = key.split(".")
@@ -192,5 +215,7 @@ class _Field(argparse.Action):
                 raise UsageError(
                     f"The key {key!r} of --option goes below a value", "Give either the value or its parts"
                 )
+        if isinstance(inner.get(last), dict):
+            raise UsageError(f"The key {key!r} of --option stands above others", "Give either the value or its parts")
         inner[last] = value
         setattr(namespace, self.dest, fields)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
 
     from bx.cli.terminal import Terminal
 
+_PATHS = ("json", "path")  # the arguments that are files
 _SHELLS = ("bash", "zsh", "fish")
 _EPILOG = """\
 bash: bx completion bash > ~/.local/share/bash-completion/completions/bx
@@ -39,7 +41,15 @@ def complete() -> None:
     from bx.cli import COMMANDS, parser
 
     top = parser("ask")
-    commands = top.add_subparsers()
-    for name, about in COMMANDS.items():
-        commands.add_parser(name, help=about, parents=[parser(name)], add_help=False)
-    argcomplete.autocomplete(top, always_complete_options="long")
+    first = [*os.environ.get("COMP_LINE", "").split(), "", ""][1]
+    if any(name.startswith(first) for name in COMMANDS):  # a command is the first word, or none
+        commands = top.add_subparsers()
+        for name, about in COMMANDS.items():
+            commands.add_parser(name, help=about, parents=[parser(name)], add_help=False)
+    argcomplete.autocomplete(top, always_complete_options="long", default_completer=_files)  # type: ignore[arg-type] # a function is one too
+
+
+def _files(prefix: str, action: argparse.Action, **_: Any) -> list[str]:
+    from argcomplete.completers import FilesCompleter
+
+    return list(FilesCompleter()(prefix)) if action.dest in _PATHS else []

@@ -45,7 +45,8 @@ class InputError(ValueError):
 class Terminal:
     """The three standard streams and what may be written to them.
 
-    `quiet` silences notes, `raw_output` lets a model's control characters through to a terminal.
+    `quiet` silences notes, `raw_output` lets a model's control characters through to a terminal. `typed` says that
+    standard input is a terminal, `interactive` that a question can be asked.
     """
 
     def __init__(
@@ -56,16 +57,18 @@ class Terminal:
         environ: Mapping[str, str] | None = None,
     ) -> None:
         environ = os.environ if environ is None else environ
-        self.stdin = stdin or sys.stdin
+        # Python has no stream where the shell closed one: such an input is empty, and nobody reads such notes.
+        self.stdin = stdin or sys.stdin or io.StringIO()
         self.stdout = stdout or sys.stdout
-        self.stderr = stderr or sys.stderr
+        self.stderr = stderr or sys.stderr or io.StringIO()
         self.quiet = False
         self.raw_output = False
         self.answers_on_terminal = _is_terminal(self.stdout)
         self.notes_on_terminal = _is_terminal(self.stderr)
-        self.interactive = _is_terminal(self.stdin) and self.notes_on_terminal
-        plain = environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
-        self.colour = self.notes_on_terminal and not plain
+        self.typed = _is_terminal(self.stdin)
+        self.interactive = self.typed and self.notes_on_terminal
+        self._animated = self.notes_on_terminal and environ.get("TERM") != "dumb"
+        self.colour = self._animated and not environ.get("NO_COLOR")
         self._half = ""
 
     @property
@@ -132,9 +135,9 @@ class Terminal:
     def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
         """Show a progress bar on stderr; yields a function that takes the bytes done so far.
 
-        Off a terminal there is no bar.
+        Where nothing can be drawn there is no bar.
         """
-        if not self.notes_on_terminal or self.quiet:
+        if not self._animated or self.quiet:
             yield lambda _: None
             return
         try:

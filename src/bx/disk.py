@@ -8,7 +8,6 @@ of what is in the files, and imports nothing of bx.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import sys
@@ -87,6 +86,8 @@ def pieces(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _sha256(pieces: Iterable[bytes], done: Callable[[int], object] | None) -> str:
+    import hashlib
+
     sha256, size = hashlib.sha256(), 0
     for piece in pieces:
         sha256.update(piece)

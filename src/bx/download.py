@@ -11,13 +11,12 @@ import contextlib
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator
     from typing import IO
     from urllib.parse import SplitResult
@@ -122,6 +121,8 @@ def _installer(room: Path) -> list[str]:
 
 def _run(command: list[str], room: Path, done: Callable[[int], None]) -> tuple[int, str]:
     """Run an installer to its end, or kill it when we are interrupted; return its exit code and what it said."""
+    import subprocess
+
     # The installer's settings are in its environment, so it is passed on. A private temporary folder lets us see the
     # bytes arrive, and lets us delete what a killed installer leaves. Nothing is installed, so no venv is required.
     temporary = str(room / "temporary")
@@ -149,6 +150,8 @@ def _run(command: list[str], room: Path, done: Callable[[int], None]) -> tuple[i
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
+    import signal
+
     if process.poll() is None:
         if sys.platform == "win32":
             process.kill()
@@ -192,7 +195,9 @@ def address(url: str) -> SplitResult:
         usable = False
     if not usable:
         fix = "Give an address such as https://HOST/FILE.gguf, or a file that is here with --from PATH"
-        raise DownloadError(f"This is not a plain http or https address: {url}", fix=fix, exit_code=_MISCONFIGURED)
+        raise DownloadError(
+            f"This is not a plain http or https address: {url.rpartition('@')[2]}", fix=fix, exit_code=_MISCONFIGURED
+        )
     return parts
 
 

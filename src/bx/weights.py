@@ -240,7 +240,7 @@ def take(path: Path, name: str | None = None, sha256: str | None = None, progres
                 model.sha256 if model else digest,
                 f"the file {path.name}",
             )
-            return _keep(record, size, pour, done)
+            return _keep(record, model.size if model else size, pour, done)
 
 
 def _unpack(model: Known, package: Path, room: Path) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bx.converse import Engine, Response
 
 _KEYS = {"id": str, "geos": list, "in_region": bool, "schema": bool, "note": str}
+_IN_WORDS = {str: "text", list: "a list of texts", bool: "true or false"}
 _DEFAULT_GEO = "global"
 
 
@@ -117,8 +118,12 @@ def _check(alias: str, entry: Mapping[str, Any]) -> None:
     for key, value in entry.items():
         if key not in _KEYS:
             raise UnknownModel(f"models.{alias}: unknown key {key!r}", f"Use one of: {', '.join(_KEYS)}")
-        if not isinstance(value, _KEYS[key]):
-            raise UnknownModel(f"models.{alias}.{key} is {value!r}", f"It must be a {_KEYS[key].__name__}")
+        kind = _KEYS[key]
+        fits = isinstance(value, kind)
+        if kind is list:
+            fits = fits and all(isinstance(item, str) for item in value)
+        if not fits:
+            raise UnknownModel(f"models.{alias}.{key} is {value!r}", f"It must be {_IN_WORDS[kind]}")
     if "id" not in entry:
         raise UnknownModel(f"models.{alias} has no id", f'Add a line below [models.{alias}]: id = "..."')
     if not entry.get("in_region", True) and not entry.get("geos"):

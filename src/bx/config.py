@@ -40,7 +40,8 @@ KINDS: dict[str, type] = {
     "offline": bool,
     "yes": bool,
 }
-# A project's file may come from anyone: it must not decide where prompts and credentials go, nor agree to anything.
+# A project's file may come from anyone: it must not decide where prompts and credentials go, nor agree to anything,
+# nor have a file of its own loaded by llama.cpp, which is not made for hostile ones.
 _USER_ONLY = ("endpoint_url", "profile", "offline", "yes", "raw_output", "quiet")
 # A project may say where prompts are processed, but not without a word.
 _ANNOUNCED = ("geo", "region")
@@ -163,10 +164,10 @@ def _read(file: Path, settings: Settings, *, project: bool = False) -> None:
         return
     for name, value in _tables(file, content).items():
         if name == "models":
-            _add_models(file, value, settings.models)
+            _add_models(file, value, settings, project=project)
         elif name not in KINDS:
             raise ConfigError(f"{file}: unknown setting {name!r}", f"Use one of: models, {', '.join(KINDS)}")
-        elif project and name in _USER_ONLY:
+        elif project and (name in _USER_ONLY or (name == "model" and _is_file(value))):
             settings.notes.append(f"{file}: {name} was passed over: only your own config.toml may set it")
         else:
             _set(name, _beside(file, name, _checked(value, KINDS[name], f"{file}: {name}")), settings.values)
@@ -193,13 +194,21 @@ def _tables(file: Path, content: bytes) -> dict[str, Any]:
         raise ConfigError(f"{file} is not valid TOML: {cause}", "Correct the file at that place") from None
 
 
-def _add_models(file: Path, entries: Any, models: dict[str, dict[str, Any]]) -> None:
+def _is_file(model: Any) -> bool:
+    scheme, _, name = str(model).partition(":")
+    return scheme == "local" and (".gguf" in name.lower() or "/" in name or "\\" in name)
+
+
+def _add_models(file: Path, entries: Any, settings: Settings, *, project: bool) -> None:
     if not isinstance(entries, dict):
         raise ConfigError(f"{file}: models must be tables", 'Write [models.NAME] and below it id = "..."')
     for name, entry in entries.items():
         if not isinstance(entry, dict):
             raise ConfigError(f"{file}: models.{name} must be a table", f'Write [models.{name}] and id = "..."')
-        models[name] = entry if "id" in entry else {**models.get(name, {}), **entry}
+        if project and _is_file(entry.get("id")):
+            settings.notes.append(f"{file}: models.{name} was passed over: only your own config.toml may name a file")
+        else:
+            settings.models[name] = entry if "id" in entry else {**settings.models.get(name, {}), **entry}
 
 
 def _checked(value: Any, kind: type, where: str) -> Any:

@@ -41,7 +41,7 @@ def run() -> NoReturn:
     if "_ARGCOMPLETE" in os.environ:
         from bx.cli import completion
 
-        completion.complete()
+        completion.complete(os.environ.get("COMP_LINE", ""))
     use_utf8()
     os._exit(main(sys.argv[1:], Terminal()))
 

@@ -174,17 +174,21 @@ def _file(path: str) -> str:
 
 def _model_names(**_: object) -> list[str]:
     """Name the models for the shell's completion."""
-    from bx import config
-    from bx.catalogue import Catalogue
-
-    return list(Catalogue(config.load().models).models)
+    return list(_models())
 
 
 def _geographies(**_: object) -> list[str]:
+    return sorted({geo for model in _models().values() for geo in model.get("geos", [])})
+
+
+def _models() -> dict[str, dict[str, Any]]:
     from bx import config
     from bx.catalogue import Catalogue
 
-    return sorted({geo for model in Catalogue(config.load().models).models.values() for geo in model.get("geos", [])})
+    try:
+        return Catalogue(config.load().models).models
+    except ValueError:  # a file is broken, which the command will tell, and the TAB key not
+        return Catalogue().models
 
 
 class _Field(argparse.Action):

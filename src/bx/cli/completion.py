@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,14 +33,14 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     return 0
 
 
-def complete() -> None:
-    """Answer the shell that asks, through argcomplete's variables, what may come next; then leave."""
+def complete(line: str) -> None:
+    """Answer the shell that asks, through argcomplete's variables, how a line may go on; then leave."""
     import argcomplete
 
     from bx.cli import COMMANDS, parser
 
     top = parser("ask")
-    first = [*os.environ.get("COMP_LINE", "").split(), "", ""][1]
+    first = [*line.split(), "", ""][1]
     if any(name.startswith(first) for name in COMMANDS):  # a command is the first word, or none
         commands = top.add_subparsers()
         for name, about in COMMANDS.items():

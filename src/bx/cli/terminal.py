@@ -127,9 +127,9 @@ class Terminal:
         self._stderr(f"\x1b[2m{text}\x1b[0m" if self.colour and text else text)
 
     def confirm(self, question: str) -> bool:
-        """Ask on stderr; an empty reply is a yes. Only an interactive terminal may be asked."""
+        """Ask on stderr; an empty line is a yes, the end of input a no. Only an interactive terminal may be asked."""
         self._stderr(f"{question} [Y/n] ")
-        return self.stdin.readline().strip().lower() in ("", "y", "yes")
+        return self.stdin.readline().lower() in ("\n", "y\n", "yes\n")
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -154,6 +154,9 @@ class Terminal:
 
 def use_utf8() -> None:
     """Make the standard streams UTF-8, whatever the locale says; writing never fails on a character."""
+    # Without a buffer (PYTHONUNBUFFERED), Python takes a write that stopped half-way for a whole one.
+    if isinstance(sys.stdout, io.TextIOWrapper) and isinstance(sys.stdout.buffer, io.RawIOBase):
+        sys.stdout = io.TextIOWrapper(encoding=sys.stdout.encoding, buffer=io.BufferedWriter(sys.stdout.detach()))
     for stream, errors in ((sys.stdin, "strict"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=stream.encoding if stream.isatty() else "utf-8", errors=errors)

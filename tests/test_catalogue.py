@@ -1,0 +1,187 @@
+"""Names of models: which id each one becomes, and when that is an error."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bx.catalogue import Catalogue, Named, UnknownModel
+from bx.engines.echo import Echo
+
+ALIASES = [
+    "nova", "nova-pro", "nova-micro", "claude", "haiku", "opus", "llama", "deepseek", "mistral", "qwen", "gpt-oss",
+    "local",
+]  # fmt: skip
+SHIPPED = Catalogue().models
+PROFILE_ONLY = [alias for alias, entry in SHIPPED.items() if not entry.get("in_region", True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "geo", "expected"),
+    [
+        ("nova", None, "global.amazon.nova-2-lite-v1:0"),
+        ("nova", "us", "us.amazon.nova-2-lite-v1:0"),
+        ("amazon.nova-2-lite-v1:0", None, "global.amazon.nova-2-lite-v1:0"),
+        ("amazon.nova-2-lite-v1:0", "jp", "jp.amazon.nova-2-lite-v1:0"),
+        ("claude", None, "global.anthropic.claude-sonnet-4-6"),
+        ("claude", "eu", "eu.anthropic.claude-sonnet-4-6"),
+        ("nova-pro", None, "amazon.nova-pro-v1:0"),
+        ("nova-pro", "eu", "eu.amazon.nova-pro-v1:0"),
+        ("deepseek", None, "deepseek.v3.2"),
+        ("local", None, "local:smollm2-135m-instruct"),
+        ("local", "eu", "local:smollm2-135m-instruct"),
+        ("echo", "eu", "echo"),
+    ],
+)
+def test_a_name_becomes_an_id_without_a_word(name, geo, expected):
+    assert Catalogue(geo=geo).resolve(name) == (expected, "")
+
+
+@pytest.mark.parametrize("geo", [None, "eu"])
+@pytest.mark.parametrize(
+    "model_id",
+    [
+        "us.amazon.nova-2-lite-v1:0",
+        "acme.model-v1:0",
+        "anthropic.claude-opus-5-5",
+        "arn:aws:bedrock:eu-west-1:111122223333:application-inference-profile/abc123",
+        "arn:aws:bedrock:us-east-1:111122223333:prompt/ABCDEFGHIJ:1",
+        "local:/models/qwen.gguf",
+        "local:qwen",
+        "local:C:\\models\\qwen.gguf",
+    ],
+)
+def test_what_is_no_alias_passes_through(model_id, geo):
+    assert Catalogue(geo=geo).resolve(model_id) == (model_id, "")
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_the_names_that_were_promised_are_there(alias):
+    assert alias in SHIPPED
+
+
+@pytest.mark.parametrize("alias", SHIPPED)
+def test_each_shipped_entry_is_whole(alias):
+    entry = SHIPPED[alias]
+    Catalogue({"copy": entry})
+    assert entry["note"]
+    assert isinstance(entry["schema"], bool)
+    assert Catalogue().resolve(entry["id"]) == Catalogue().resolve(alias)._replace(
+        note=Catalogue().resolve(alias).note.replace(alias, entry["id"], 1)
+    )
+    if "global" in entry.get("geos", []):
+        assert entry["geos"][0] == "global"
+
+
+@pytest.mark.parametrize("alias", PROFILE_ONLY)
+def test_a_profile_only_model_is_never_called_by_its_base_id(alias):
+    base = SHIPPED[alias]["id"]
+    for geo in (None, *SHIPPED[alias]["geos"]):
+        for name in (alias, base):
+            assert re.fullmatch(rf"[a-z]+\.{re.escape(base)}", Catalogue(geo=geo).resolve(name).id)
+
+
+def test_the_facts_about_profiles_are_kept():
+    assert set(PROFILE_ONLY) == {
+        "nova", "claude", "haiku", "opus", "sonnet-4-5", "opus-4-5", "sonnet-5", "opus-5", "haiku-5-5",
+        "llama", "llama-scout",
+    }  # fmt: skip
+    native = {alias for alias, entry in SHIPPED.items() if entry["schema"]}
+    assert native == {
+        "claude", "haiku", "opus", "sonnet-4-5", "opus-4-5", "deepseek", "mistral", "qwen", "gpt-oss", "local",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "geo"), [("llama", "eu"), ("nova", "au"), ("nova-pro", "global"), ("claude", "")])
+def test_a_geography_that_a_model_does_not_have_is_an_error(name, geo):
+    with pytest.raises(UnknownModel, match=f"no inference profile in the geography '{geo}'") as caught:
+        Catalogue(geo=geo).resolve(name)
+    assert all(f"--geo {had}" in caught.value.fix for had in SHIPPED[name]["geos"])
+
+
+def test_a_geography_that_was_not_chosen_is_told():
+    resolved = Catalogue().resolve("llama")
+    assert resolved.id == "us.meta.llama4-maverick-17b-instruct-v1:0"
+    assert "using us" in resolved.note
+
+
+def test_a_geography_without_effect_is_told():
+    resolved = Catalogue(geo="eu").resolve("deepseek")
+    assert resolved.id == "deepseek.v3.2"
+    assert "no inference profiles" in resolved.note
+    mine = Catalogue({"mine": {"id": "eu.acme.model"}}, geo="eu")
+    assert mine.resolve("mine") == ("eu.acme.model", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("novva", "nova"), ("Claude", "claude"), ("OPUS", "opus"), ("gptoss", "gpt-oss"), ("x", None)]
+)
+def test_an_unknown_name_is_an_error_with_the_list(name, meant):
+    with pytest.raises(UnknownModel, match=name) as caught:
+        Catalogue().resolve(name)
+    assert caught.value.exit_code == 2
+    assert ("Did you mean" in caught.value.fix) == (meant is not None)
+    assert not meant or f"Did you mean {meant}?" in caught.value.fix
+    assert all(alias in caught.value.fix for alias in SHIPPED)
+
+
+def test_an_entry_adds_a_model():
+    added = Catalogue({"newest": {"id": "acme.newest-v1:0", "geos": ["us", "eu"], "in_region": False}})
+    assert added.resolve("newest").id == "us.acme.newest-v1:0"
+    assert added.resolve("acme.newest-v1:0").id == "us.acme.newest-v1:0"
+    assert added.resolve("nova") == Catalogue().resolve("nova")
+
+
+def test_an_entry_overrides_a_model():
+    assert Catalogue({"claude": {"geos": ["eu"]}}).resolve("claude").id == "eu.anthropic.claude-sonnet-4-6"
+    arn = "arn:aws:bedrock:eu-west-1:111122223333:application-inference-profile/abc123"
+    assert Catalogue({"claude": {"id": arn}}).resolve("claude") == (arn, "")
+    assert Catalogue({"claude": {"id": arn}}, geo="eu").resolve("claude") == (arn, "")
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({}, "has no id"),
+        ({"id": 1}, "id is 1"),
+        ({"id": "a.b", "geos": "eu"}, "geos is 'eu'"),
+        ({"id": "a.b", "geos": [1]}, r"geos is \[1\]"),
+        ({"id": "a.b", "colour": "red"}, "unknown key 'colour'"),
+        ({"id": "a.b", "in_region": False}, "nor in any geography"),
+    ],
+)
+def test_an_entry_that_cannot_be_used_is_named(entry, told):
+    with pytest.raises(UnknownModel, match=rf"models\.mine.*{told}"):
+        Catalogue({"mine": entry})
+
+
+def test_no_other_file_knows_a_model_of_bedrock():
+    source = Path(__file__).parent.parent / "src" / "bx"
+    texts = {path: path.read_text() for path in source.rglob("*.py")}
+    for entry in SHIPPED.values():
+        if "." in entry["id"].partition(":")[0]:
+            assert [path.name for path, text in texts.items() if entry["id"] in text] == []
+
+
+def test_an_engine_takes_names():
+    class Asked(Echo):
+        def converse_stream(self, **request):
+            self.model = request["modelId"]
+            return super().converse_stream(**request)
+
+        def close(self):
+            self.model = None
+
+    engine = Asked()
+    named = Named(engine, Catalogue(geo="eu"))
+    request = {"modelId": "claude", "messages": [{"role": "user", "content": [{"text": "Hi"}]}]}
+    named.converse(**request)
+    assert engine.model == "eu.anthropic.claude-sonnet-4-6"
+    assert request["modelId"] == "claude"
+    list(named.converse_stream(**{**request, "modelId": "echo"})["stream"])
+    assert engine.model == "echo"
+    named.close()
+    assert engine.model is None
+    Named(Echo(), Catalogue()).close()

@@ -86,6 +86,7 @@ def test_a_request_that_can_be_answered_passes(accepted):
         ({"inferenceConfig": {"maxTokens": None}}, "must be a number, not None"),
         ({"inferenceConfig": {"temperature": 1.1}}, "less than or equal to 1"),
         ({"inferenceConfig": {"temperature": -0.1}}, "greater than or equal to 0"),
+        ({"inferenceConfig": {"temperature": float("nan")}}, "temperature"),
         ({"inferenceConfig": {"temperature": "hot"}}, "must be a number, not 'hot'"),
         ({"inferenceConfig": {"topP": 2}}, "less than or equal to 1"),
         ({"inferenceConfig": {"stopSequences": "END"}}, "must be a list"),

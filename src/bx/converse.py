@@ -168,6 +168,8 @@ def violation(value: Any, schema: dict[str, Any]) -> str | None:
         raise ValueError(f"not a valid JSON Schema: {where}: {cause.message}") from None
     except jsonschema_rs.ReferencingError as cause:
         raise ValueError(f"not a self-contained JSON Schema: {cause}") from None
+    except ValueError as cause:
+        raise ValueError(f"not a valid JSON Schema: {cause}") from None
     first = next(iter(checker.iter_errors(value)), None)
     return None if first is None else f"{json_path([*first.instance_path])}: {first.message}"
 

@@ -99,7 +99,7 @@ def _check_inference(config: dict[str, Any]) -> None:
         number = isinstance(value, int if name == "maxTokens" else (int, float))
         if isinstance(value, bool) or not number:
             raise _refuse(f"inferenceConfig.{name} must be a number, not {value!r}.")
-        if value < least or (most is not None and value > most):
+        if not value >= least or (most is not None and value > most):  # the "not" is for NaN
             rule = f"less than or equal to {most}" if value > least else f"greater than or equal to {least}"
             where = f"Value at 'inferenceConfig.{name}' failed to satisfy constraint"
             raise _constraint(f"{where}: Member must have value {rule}")

@@ -61,4 +61,6 @@ def _answer(request: dict[str, Any]) -> tuple[list[str], str]:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\s*\S+\s*$|\s*\S+", text)
+    """Split a text into words, each with the white space before it; the last one keeps what follows it too."""
+    words = re.findall(r"\s*\S+", text)
+    return [*words[:-1], words[-1] + text[len(text.rstrip()) :]] if words else []

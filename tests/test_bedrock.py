@@ -6,13 +6,27 @@ import logging
 import time
 
 import pytest
-from botocore.exceptions import ClientError, EventStreamError, ReadTimeoutError
-from endpoint import CLOSED, HANGUP, REFUSED, RESET, SILENCE, STALL
-from endpoint import Endpoint, Reply, broken, closed_port, corrupted, exception, failure, frame
+from botocore.exceptions import BotoCoreError, ClientError, EventStreamError, ReadTimeoutError
 
 import bx.engines.bedrock
 from bx.converse import collect, deltas, request, text
 from bx.engines.bedrock import Bedrock
+from endpoint import (
+    CLOSED,
+    HANGUP,
+    REFUSED,
+    RESET,
+    SILENCE,
+    STALL,
+    Endpoint,
+    Reply,
+    broken,
+    closed_port,
+    corrupted,
+    exception,
+    failure,
+    frame,
+)
 
 MODEL = "global.anthropic.claude-sonnet-4-6"
 THROTTLED = failure(429, "ThrottlingException", "Too many requests, please wait before trying again.")
@@ -92,10 +106,29 @@ def test_what_another_attempt_cannot_heal_is_sent_once(engine, endpoint, final):
     assert len(endpoint.requests) == 1
 
 
-def test_a_connection_closed_without_an_answer_is_tried_again(engine, endpoint):
-    endpoint.script += [CLOSED, REFUSED]
-    response = engine.converse(**request("hello", model=MODEL))
-    assert text(response) == "hello"
+@pytest.mark.parametrize("ending", [CLOSED, REFUSED, Reply(body=[b'{"output": ', HANGUP])])
+def test_a_request_is_not_sent_again_when_the_connection_closes_after_it(engine, endpoint, ending):
+    """It may have been answered, and billed."""
+    endpoint.script.append(ending)
+    with pytest.raises((BotoCoreError, ClientError)):
+        engine.converse(**request("hello", model=MODEL))
+    assert len(endpoint.requests) == 1
+
+
+@pytest.mark.parametrize("chosen", ["0", "-1", "many"])
+def test_a_number_of_attempts_that_is_none_is_refused(monkeypatch, chosen):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", chosen)
+    with pytest.raises(ClientError, match="AWS_MAX_ATTEMPTS"):
+        Bedrock()
+
+
+def test_a_broken_stream_carries_the_request_id(engine, endpoint):
+    endpoint.script += [broken(2), broken(2, RESET), broken(2, exception("throttlingException", "wait"))]
+    for _ in range(3):
+        response = engine.converse_stream(**request("one two three", model=MODEL))
+        with pytest.raises(EventStreamError) as failed:
+            collect(response["stream"])
+        assert failed.value.response["ResponseMetadata"]["RequestId"]
 
 
 def test_a_request_is_never_sent_again_after_a_read_timeout(endpoint, monkeypatch):
@@ -126,7 +159,7 @@ def test_the_service_s_wish_for_a_longer_wait_is_granted(engine, endpoint):
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_a_stream_that_ends_before_its_message_does_is_an_error(engine, endpoint, after):
     endpoint.script.append(broken(after))
-    with pytest.raises(EventStreamError, match="ended before"):
+    with pytest.raises(EventStreamError, match=r"ended before"):
         list(engine.converse_stream(**request("one two three", model=MODEL))["stream"])
 
 
@@ -135,15 +168,14 @@ def test_a_stream_that_breaks_is_an_error_and_keeps_what_arrived(engine, endpoin
     endpoint.script.append(broken(3, ending))
     pieces = []
     with pytest.raises(EventStreamError):
-        for piece in deltas(engine.converse_stream(**request("one two three", model=MODEL))):
-            pieces.append(piece)  # noqa: PERF402 # what came before the error is what is looked at
+        pieces.extend(deltas(engine.converse_stream(**request("one two three", model=MODEL))))
     assert pieces == ["one", " two"]
 
 
 def test_a_corrupted_frame_is_the_error_of_a_broken_stream(engine, endpoint):
     whole = frame({":event-type": "contentBlockDelta", ":message-type": "event"}, b"{}")
     endpoint.script.append(broken(2, corrupted(whole)))
-    with pytest.raises(EventStreamError, match="[Cc]hecksum"):
+    with pytest.raises(EventStreamError, match=r"[Cc]hecksum"):
         list(engine.converse_stream(**request("one two three", model=MODEL))["stream"])
 
 
@@ -167,7 +199,7 @@ def test_an_exception_inside_a_stream_keeps_its_name(engine, endpoint, kind):
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"output": {"message": {"ro', b"[]"])
 def test_a_truncated_answer_is_an_error_and_no_answer(engine, endpoint, body):
     endpoint.script.append(Reply(body=body))
-    with pytest.raises(ClientError, match="ended before"):
+    with pytest.raises(ClientError, match=r"ended before"):
         engine.converse(**request("hello", model=MODEL))
     assert len(endpoint.requests) == 1
 

@@ -20,6 +20,7 @@ ALLOWED = {
     "bx.converse": set(),
     "bx.validation": {"bx.converse"},
     "bx.grammar": {"bx.converse"},
+    "bx.gguf": set(),
     "bx.disk": set(),
     "bx.download": set(),
     "bx.weights": {"bx.disk", "bx.download"},
@@ -30,7 +31,9 @@ ALLOWED = {
     "bx.engines.chat": {"bx.converse"},
     "bx.engines.echo": VOCABULARY,
     "bx.engines.bedrock": VOCABULARY,
-    "bx.engines.local": VOCABULARY | {"bx.engines.chat", "bx.grammar", "bx.weights"},
+    "bx.engines.budget": set(),
+    "bx.engines.llama": VOCABULARY | {"bx.engines.budget", "bx.gguf"},
+    "bx.engines.local": VOCABULARY | {"bx.engines.chat", "bx.engines.llama", "bx.grammar", "bx.weights"},
     "bx.cli.*": {"bx", "bx.*"},
     "bx.cli": {"bx", "bx.*"},
 }
@@ -63,7 +66,7 @@ def test_a_module_imports_only_what_its_ring_may(module):
         ("boto3", None),
         ("botocore.session", "bx.engines.bedrock"),
         ("urllib3", "bx.engines.bedrock"),
-        ("xllamacpp", "bx.engines.local"),
+        ("xllamacpp", "bx.engines.llama"),
         ("llguidance", "bx.grammar"),
         ("jsonschema_rs", "bx.converse"),
         ("argcomplete", "bx.cli.completion"),
@@ -84,7 +87,7 @@ def test_only_the_terminal_prints():
 def test_only_config_reads_the_environment():
     readers = {name for name, path in MODULES.items() if "os.environ" in path.read_text()}
     # Each of the others touches one variable that is not a setting of ours, and says which beside it.
-    assert readers <= {"bx.config", "bx.cli", "bx.cli.terminal", "bx.engines.local", "bx.download"}
+    assert readers <= {"bx.config", "bx.cli", "bx.cli.terminal", "bx.engines.llama", "bx.download"}
 
 
 def test_there_are_no_cycles():

@@ -7,6 +7,7 @@ command is a file beside this one, imported when it is called; whatever is no co
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
@@ -42,6 +43,7 @@ def run() -> NoReturn:
         from bx.cli import completion
 
         completion.complete(os.environ.get("COMP_LINE", ""))
+    gc.set_threshold(100_000)  # starting makes objects that all stay: looking for garbage among them takes 10 ms
     use_utf8()
     os._exit(main(sys.argv[1:], Terminal()))
 

@@ -1,0 +1,185 @@
+"""Measure bx as people run it, whole processes in alternation with a yardstick, and print Markdown tables.
+
+    python benchmarks/run.py --rounds 15
+
+Runs with the Python in whose environment bx, boto3 and, for the last table, the embedded engine are installed. It
+contacts nothing but its own stub on the loopback. Needs a POSIX system.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_HERE = Path(__file__).parent
+_BX = [str(Path(sysconfig.get_path("scripts")) / "bx")]
+_SEED = [sys.executable, str(_HERE / "seed.py")]
+_BARE = [sys.executable, "-c", "pass"]
+_KIBIBYTES = 1024 if sys.platform == "darwin" else 1  # the unit of the kernel's peak memory
+_LONG = "20000"  # tokens
+
+
+class Run(NamedTuple):
+    """What one process took: milliseconds, and MiB at its peak; and what it printed."""
+
+    wall: float
+    cpu: float
+    memory: float
+    arrival: float
+    output: bytes
+
+
+class Stub:
+    """The endpoint, in a process of its own."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, str(_HERE / "stub.py")]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.url = f"http://127.0.0.1:{self._line()}"
+
+    def arrived(self) -> float:
+        """Return the moment at which the last request was there, by `time.monotonic()`."""
+        return float(self._line())
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+
+    def _line(self) -> str:
+        assert self._process.stdout
+        return self._process.stdout.readline().strip()
+
+
+def main() -> None:
+    """Print all tables."""
+    parser = argparse.ArgumentParser(description="Measure bx against plain boto3, bare Python and plain xllamacpp.")
+    parser.add_argument("--rounds", type=int, default=15, help="how often each command runs (default: 15)")
+    rounds = parser.parse_args().rounds
+    print(_machine(rounds), flush=True)
+    with tempfile.TemporaryDirectory() as home:
+        environ = {
+            name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "BX_", "PYTHON"))
+        }
+        environ |= {"HOME": home, "AWS_EC2_METADATA_DISABLED": "true"}
+        _start(environ, rounds)
+        _bedrock(environ, rounds)
+    subprocess.run([sys.executable, str(_HERE / "local.py"), "--rounds", str(rounds)], check=True)
+    print(f"\nLoad at the end: {_load()}")
+
+
+def _start(environ: Mapping[str, str], rounds: int) -> None:
+    """Print what it takes to start."""
+    commands = {
+        "`python -c pass`": _BARE,
+        "the same again": _BARE,
+        "`python -c 'import bx'`": [sys.executable, "-c", "import bx"],
+        "`python -c 'import boto3'`": [sys.executable, "-c", "import boto3"],
+        "`bx --version`": [*_BX, "--version"],
+        "`bx --help`": [*_BX, "--help"],
+        "`bx --dry-run hi`": [*_BX, "--dry-run", "hi"],
+        "`bx --model echo hi`": [*_BX, "--model", "echo", "hi"],
+    }
+    _table("Start-up, ratio to a bare interpreter", ["wall", "cpu"], _alternate(commands, environ, rounds))
+
+
+def _bedrock(environ: Mapping[str, str], rounds: int) -> None:
+    """Print what a call takes, whole and streamed, beside a plain boto3 script."""
+    stub = Stub()
+    try:
+        environ = {
+            **environ,
+            "AWS_ACCESS_KEY_ID": "benchmark",
+            "AWS_SECRET_ACCESS_KEY": "benchmark",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": stub.url,
+        }
+        whole, long = ["hi", "--max-tokens", "100"], ["hi", "--stream", "--max-tokens", _LONG]
+        for title, asked, columns in (
+            ("One call, ratio to boto3", whole, ["wall", "arrival", "cpu", "memory"]),
+            (f"A stream of {_LONG} tokens to a pipe, ratio to boto3", long, ["wall", "arrival", "cpu", "memory"]),
+        ):
+            commands = {"boto3": [*_SEED, *asked], "the same again": [*_SEED, *asked], "bx": [*_BX, *asked]}
+            runs = _alternate(commands, environ, rounds, stub)
+            assert len({run.output for kept in runs.values() for run in kept}) == 1, "they print different answers"
+            _table(title, columns, runs)
+    finally:
+        stub.stop()
+
+
+def _alternate(
+    commands: Mapping[str, Sequence[str]], environ: Mapping[str, str], rounds: int, stub: Stub | None = None
+) -> dict[str, list[Run]]:
+    """Run the commands in turn, once for nothing and then for each round."""
+    runs: dict[str, list[Run]] = {name: [] for name in commands}
+    for _ in range(rounds + 1):
+        for name, command in commands.items():
+            runs[name].append(_run(command, environ, stub))
+    return {name: kept[1:] for name, kept in runs.items()}
+
+
+def _run(command: Sequence[str], environ: Mapping[str, str], stub: Stub | None) -> Run:
+    started = time.monotonic()
+    process = subprocess.Popen(
+        command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdout
+    output = process.stdout.read()
+    _, status, used = os.wait4(process.pid, 0)
+    ended = time.monotonic()
+    process.stdout.close()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    arrival = (stub.arrived() - started) * 1000 if stub else 0
+    cpu, memory = used.ru_utime + used.ru_stime, used.ru_maxrss / _KIBIBYTES / 1024
+    return Run((ended - started) * 1000, cpu * 1000, memory, arrival, output)
+
+
+def _table(title: str, columns: Sequence[str], runs: Mapping[str, Sequence[Run]]) -> None:
+    """Print the medians, and the medians and quartiles of the ratios to the first row, round by round."""
+    units = {"wall": "wall ms", "arrival": "request arrives ms", "cpu": "CPU ms", "memory": "peak MiB"}
+    print(f"\n### {title}\n\n| | " + " | ".join(f"{units[column]} | ratio" for column in columns) + " |")
+    print("|---|" + "---:|---:|" * len(columns))
+    yardstick = next(iter(runs.values()))
+    for name, kept in runs.items():
+        cells = [name]
+        for column in columns:
+            values = [getattr(run, column) for run in kept]
+            pairs = zip(values, (getattr(run, column) for run in yardstick), strict=True)
+            cells += [f"{statistics.median(values):.1f}", _spread([value / base for value, base in pairs])]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    if len(ratios) == 1:
+        return f"{ratios[0]:.2f}"
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"**{middle:.2f}** ({low:.2f} to {high:.2f})"
+
+
+def _machine(rounds: int) -> str:
+    packages = ", ".join(f"{name} {version(name)}" for name in ("boto3", "botocore", "urllib3"))
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{python}, {platform.system()}, {os.cpu_count()} cores; {packages}; {rounds} rounds; load {_load()}"
+
+
+def _load() -> str:
+    return ", ".join(f"{value:.1f}" for value in os.getloadavg())
+
+
+if __name__ == "__main__":
+    main()

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from endpoint import Endpoint
 
 from bx import weights
+from endpoint import Endpoint
 
 # Kept before any test gets a home of its own: the weights are fetched once, into the user's cache.
 WEIGHTS = weights.folder()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import itertools
 import os
 import re
 import subprocess
@@ -62,7 +63,8 @@ def test_a_console_example_prints_what_the_page_shows(block, shell):
 
 @pytest.mark.parametrize("block", list(blocks("python")))
 def test_a_python_example_runs(block, tmp_path):
-    done = subprocess.run([sys.executable, "-W", "error", "-c", block], capture_output=True, cwd=tmp_path, check=False)
+    command = [sys.executable, "-W", "error", "-c", block]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr.decode()
 
 
@@ -98,6 +100,6 @@ def test_every_dependency_has_its_reason():
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     page = (ROOT / "docs" / "dependencies.md").read_text()
-    for requirement in [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]:
+    for requirement in itertools.chain(project["dependencies"], *project["optional-dependencies"].values()):
         name = re.match(r"[\w-]+", requirement)[0]
         assert f"`{name}`" in page, requirement

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from endpoint import broken
 
 import bx as package
+from endpoint import broken
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCHEMA = EXAMPLES / "incident.schema.json"

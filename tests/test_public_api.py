@@ -75,5 +75,5 @@ def test_what_is_given_beats_the_settings(endpoint, monkeypatch):
 
 
 def test_a_model_is_loaded_once_for_all_calls():
-    code = "import bx; bx.ask('a', model='echo'); a = bx._default(); bx.ask('b', model='echo'); assert a is bx._default()"
+    code = "import bx; bx.ask('a', model='echo'); engine = bx._default(); assert engine is bx._default()"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

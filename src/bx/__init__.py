@@ -88,7 +88,8 @@ def engine(
     """Make an engine over all models: `converse(**request)` and `converse_stream(**request)`, as boto3 has them.
 
     `modelId` may be an alias. What is not given is taken from the settings (`BX_*` variables, `bx.toml`, the user's
-    `config.toml`). Keep the engine: it holds connections and loaded models; `close()` frees them. Threads may share it.
+    `config.toml`). Keep the engine: it holds connections and loaded models, and `close()` frees them. Threads may
+    share it.
 
     Args:
         geo: the geography whose inference profiles are used, such as `eu`.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bx.catalogue import Catalogue, Named, UnknownModel
+from bx.converse import request, text
 from bx.engines.echo import Echo
 
 ALIASES = [
@@ -39,11 +40,36 @@ def test_a_name_becomes_an_id_without_a_word(name, geo, expected):
     assert Catalogue(geo=geo).resolve(name) == (expected, "")
 
 
+@pytest.mark.parametrize("model_id", ["us.amazon.nova-2-lite-v1:0", "arn:aws:bedrock:r::inference-profile/us.a.b"])
+def test_a_profile_of_another_geography_is_not_sent_without_a_word(model_id):
+    assert Catalogue().resolve(model_id) == (model_id, "")
+    assert Catalogue(geo="us").resolve(model_id) == (model_id, "")
+    resolved = Catalogue(geo="eu").resolve(model_id)
+    assert resolved.id == model_id
+    assert "is a profile of the geography us" in resolved.note
+
+
+def test_an_alias_of_a_profile_of_another_geography_says_so():
+    resolved = Catalogue({"mine": {"id": "us.acme.model-v1:0"}}, "eu").resolve("mine")
+    assert resolved == ("us.acme.model-v1:0", "mine is a profile of the geography us, whatever --geo says")
+
+
+@pytest.mark.parametrize("wrong", [None, 7])
+def test_an_engine_with_names_leaves_it_to_the_engine_to_refuse_what_is_no_name(wrong):
+    engine = Named(Echo(), Catalogue())
+    assert text(engine.converse(**{**request("hi", model="echo"), "modelId": wrong})) == "hi"
+
+
+def test_a_python_program_is_told_what_the_command_line_would_print(caplog):
+    Named(Echo(), Catalogue()).converse(**request("hi", model="llama"))
+    assert "using us" in caplog.text
+
+
 @pytest.mark.parametrize("geo", [None, "eu"])
 @pytest.mark.parametrize(
     "model_id",
     [
-        "us.amazon.nova-2-lite-v1:0",
+        "eu.amazon.nova-2-lite-v1:0",
         "acme.model-v1:0",
         "anthropic.claude-opus-5-5",
         "arn:aws:bedrock:eu-west-1:111122223333:application-inference-profile/abc123",

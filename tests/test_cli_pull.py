@@ -100,6 +100,15 @@ def test_offline_nothing_is_fetched_and_the_way_out_is_named(index, arguments, m
     assert index.requests == []
 
 
+@pytest.mark.parametrize("url", ["http://user:hunter2@127.0.0.1:9/x.gguf", "http://127.0.0.1:9/x.gguf?sig=hunter2"])
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_what_is_secret_in_an_address_is_not_shown(index, url, offline, monkeypatch):
+    monkeypatch.setenv("BX_OFFLINE", offline)
+    code, out, err = bx_pull(url, "--sha256", DIGEST)
+    assert code
+    assert "hunter2" not in out + err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bx import converse
-from bx.converse import InvalidAnswer
+from bx.converse import InvalidAnswer, Stream, collect, deltas
 
 MODEL = botocore.session.get_session().get_service_model("bedrock-runtime")
 TEXT = st.text(max_size=30)
@@ -395,3 +395,24 @@ def test_a_broken_stream_is_an_event_stream_error():
     assert isinstance(made, EventStreamError)
     assert made.response["Error"] == {"Code": "throttlingException", "Message": "Slow down"}
     assert made.operation_name == "ConverseStream"
+
+
+def test_the_pieces_of_a_tool_s_result_are_folded_together():
+    start = {"toolResult": {"toolUseId": "a"}}
+    pieces = [
+        {"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"toolResult": [{"text": part}]}}} for part in "xy"
+    ]
+    events = [
+        {"messageStart": {"role": "assistant"}},
+        {"contentBlockStart": {"contentBlockIndex": 0, "start": start}},
+    ]
+    folded = collect([*events, *pieces, {"messageStop": {"stopReason": "end_turn"}}])
+    content = [{"text": "x"}, {"text": "y"}]
+    assert folded["output"]["message"]["content"] == [{"toolResult": {"toolUseId": "a", "content": content}}]
+
+
+def test_closing_the_text_of_a_stream_closes_the_stream_before_its_first_event():
+    closed = []
+    stream = Stream((event for event in []), lambda: closed.append(True))
+    deltas({"stream": stream}).close()
+    assert closed

@@ -292,7 +292,7 @@ def test_replies_that_are_not_in_awss_form_are_explained(told, name, fault, exit
 def test_a_missing_streaming_permission_names_the_action_and_the_way_without(service, engine):
     action = "bedrock:InvokeModelWithResponseStream"
     service.script.append(failure(403, "AccessDeniedException", IAM.format(action, PROFILE_ARN, NO_POLICY)))
-    diagnosis = explain(fails(engine.converse_stream, **ASKED), **CONTEXT, stream=True)
+    diagnosis = explain(fails(engine.converse_stream, **ASKED), **CONTEXT)
     check(diagnosis, "stream-permission", 4, f"Allow {action} on {PROFILE_ARN}", "bx --no-stream ...")
     assert converse.text(engine.converse(**ASKED))
 
@@ -328,7 +328,7 @@ BREAKS = [
 def test_a_broken_stream_is_explained(service, engine, name, pieces, fragment):
     service.script.append(broken(2, *pieces))
     with contextlib.closing(engine.converse_stream(**ASKED)["stream"]) as stream:
-        diagnosis = explain(fails(list, stream), **CONTEXT, stream=True)
+        diagnosis = explain(fails(list, stream), **CONTEXT)
     check(diagnosis, name, 7, fragment, "on stdout")
 
 
@@ -336,7 +336,7 @@ def test_a_broken_stream_is_explained(service, engine, name, pieces, fragment):
 def test_a_stream_that_ends_early_without_an_error_is_explained_all_the_same(service, engine, pieces):
     service.script.append(broken(2, *pieces))
     with contextlib.closing(engine.converse_stream(**ASKED)["stream"]) as stream:
-        diagnosis = explain(fails(list, stream), **CONTEXT, stream=True)
+        diagnosis = explain(fails(list, stream), **CONTEXT)
     check(diagnosis, "stream-cut", 7, "ended before the answer did", "on stdout")
 
 
@@ -345,7 +345,7 @@ def test_a_stream_of_a_plain_client_is_explained_too(endpoint, keys, name, piece
     endpoint.script.append(broken(2, *pieces))
     client = plain_client(endpoint.url)
     with contextlib.closing(client.converse_stream(**ASKED)["stream"]) as stream:
-        check(explain(fails(list, stream), **CONTEXT, stream=True), name, 7, fragment, "on stdout")
+        check(explain(fails(list, stream), **CONTEXT), name, 7, fragment, "on stdout")
     client.close()
 
 
@@ -712,7 +712,7 @@ def test_a_secret_is_never_repeated(secret, form, before, code):
 def test_any_error_of_the_service_gets_lines_and_a_known_exit_code(code, text, status, model, stream):
     response = {"Error": {"Code": code, "Message": text}, "ResponseMetadata": {"HTTPStatusCode": status}}
     for error in (ClientError(response, "Converse"), RuntimeError(text), OSError(28, text)):
-        diagnosis = explain(error, model=model, stream=stream)
+        diagnosis = explain(error, model=model)
         assert diagnosis.exit_code in exit_codes()
         assert all(len(line.splitlines()) == 1 for line in diagnosis[1:4])
 

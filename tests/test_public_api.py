@@ -74,6 +74,13 @@ def test_what_is_given_beats_the_settings(endpoint, monkeypatch):
     assert endpoint.requests[0].model == "us.amazon.nova-2-lite-v1:0"
 
 
-def test_a_model_is_loaded_once_for_all_calls():
+def test_all_calls_share_one_engine():
     code = "import bx; bx.ask('a', model='echo'); engine = bx._default(); assert engine is bx._default()"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_invalid_schema_is_refused_before_anything_is_sent(endpoint, monkeypatch):
+    monkeypatch.setenv("BX_ENDPOINT_URL", endpoint.url)
+    with pytest.raises(ValueError, match="not a valid JSON Schema"):
+        bx.ask_json("hi", {"type": "strng"}, model="claude")
+    assert not endpoint.requests

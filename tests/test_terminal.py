@@ -96,7 +96,7 @@ def test_quiet_silences_notes_and_not_failures():
     writer.quiet = True
     writer.note("two")
     writer.complain("three")
-    assert err.getvalue() == "one\nthree\n"
+    assert err.getvalue() == "bx: one\nthree\n"
 
 
 def test_notes_cannot_drive_the_terminal_either():

@@ -19,12 +19,11 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from bx.converse import Engine, InvalidAnswer, collect, data, deltas, request, text
+from bx.converse import Engine, InvalidAnswer, collect, data, deltas, request, text, violation
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from bx.catalogue import Named
+    from bx.converse import Stream
 
 __all__ = [
     "Engine",
@@ -40,8 +39,6 @@ __all__ = [
     "text",
 ]
 __version__ = "0.1.0"
-
-_MODEL = "nova"
 
 
 def ask(prompt: str | list[dict[str, Any]], *, model: str | None = None, **more: Any) -> str:
@@ -61,8 +58,8 @@ def ask(prompt: str | list[dict[str, Any]], *, model: str | None = None, **more:
     return text(_default().converse(**request(prompt, model=model or _model(), **more)))
 
 
-def stream(prompt: str | list[dict[str, Any]], *, model: str | None = None, **more: Any) -> Generator[str]:
-    """Ask a model and yield the text of its answer as it arrives; closing the generator stops the model.
+def stream(prompt: str | list[dict[str, Any]], *, model: str | None = None, **more: Any) -> Stream[str]:
+    """Ask a model and iterate over the text of its answer as it arrives; closing the iterator stops the model.
 
     Takes and raises what `ask` does; also a ClientError when the stream breaks before the answer is whole.
     """
@@ -78,7 +75,9 @@ def ask_json(
 
     Raises:
         InvalidAnswer: the answer was cut off, refused, or does not satisfy the schema; its `text` is what arrived.
+        ValueError: the schema is no valid JSON Schema; nothing was sent.
     """
+    violation(None, schema)
     return data(_default().converse(**request(prompt, model=model or _model(), schema=schema, **more)), schema)
 
 
@@ -98,10 +97,12 @@ def engine(
         endpoint_url: another endpoint for Amazon Bedrock.
     """
     from bx import config
-    from bx.catalogue import Catalogue, Named
+    from bx.catalogue import Catalogue, Named, warn
     from bx.engines import Router
 
     settings = config.load()
+    for note in settings.notes:
+        warn(note)
     given = {"region": region, "profile": profile, "endpoint_url": endpoint_url}
     bedrock = {name: value or settings.values.get(name) for name, value in given.items()}
     return Named(Router(bedrock), Catalogue(settings.models, geo or settings.values.get("geo")))
@@ -114,6 +115,6 @@ def _default() -> Named:
 
 @cache
 def _model() -> str:
-    from bx import config
+    from bx import catalogue, config
 
-    return str(config.load().values.get("model", _MODEL))
+    return str(config.load().values.get("model", catalogue.DEFAULT))

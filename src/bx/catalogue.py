@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 _KEYS = {"id": str, "geos": list, "in_region": bool, "schema": bool, "note": str}
 _IN_WORDS = {str: "text", list: "a list of texts", bool: "true or false"}
-_DEFAULT_GEO = "global"
+DEFAULT = "nova"
+DEFAULT_GEO = "global"
 
 
 class UnknownModel(ValueError):
@@ -60,24 +61,28 @@ class Catalogue:
         if entry is None:
             if "." not in name and ":" not in name:
                 raise _unknown(name, self.models)
-            return Resolved(name)
+            return Resolved(name, self._elsewhere(name, name, known=False))
         geos, model_id = entry.get("geos", []), entry["id"]
         if entry.get("in_region", True) and not (self._geo and geos):
-            return Resolved(model_id, self._without_profile(name, model_id))
+            return Resolved(model_id, self._elsewhere(name, model_id, known=True))
         if self._geo in geos:
             return Resolved(f"{self._geo}.{model_id}")
         if self._geo is not None:
             choices = " or ".join(f"--geo {geo}" for geo in geos)
             raise UnknownModel(f"{name} has no inference profile in the geography {self._geo!r}", f"Choose {choices}")
-        note = f"{name} has no {_DEFAULT_GEO} inference profile: using {geos[0]} (choose with --geo)"
-        return Resolved(f"{geos[0]}.{model_id}", "" if geos[0] == _DEFAULT_GEO else note)
+        note = f"{name} has no {DEFAULT_GEO} inference profile: using {geos[0]} (choose with --geo)"
+        return Resolved(f"{geos[0]}.{model_id}", "" if geos[0] == DEFAULT_GEO else note)
 
-    def _without_profile(self, name: str, model_id: str) -> str:
-        """Say so where a geography was chosen and has no effect; an id of Amazon Bedrock begins PROVIDER.MODEL."""
-        of_bedrock = "." in model_id.partition(":")[0]
-        if self._geo is None or not of_bedrock or model_id.startswith(f"{self._geo}."):
+    def _elsewhere(self, name: str, model_id: str, *, known: bool) -> str:
+        """Say so where a geography was chosen and the id decides otherwise."""
+        prefix = model_id.rpartition("/")[2].partition(".")[0]
+        if self._geo is None or prefix == self._geo:
             return ""
-        return f"{name} has no inference profiles: it answers in the region that is called, whatever --geo says"
+        if any(prefix in model.get("geos", []) for model in self.models.values()):
+            return f"{name} is a profile of the geography {prefix}, whatever --geo says"
+        if known and "." in model_id.partition(":")[0]:  # an id of Amazon Bedrock begins PROVIDER.MODEL
+            return f"{name} has no inference profiles: it answers in the region that is called, whatever --geo says"
+        return ""
 
 
 class Named:
@@ -101,7 +106,20 @@ class Named:
             close()
 
     def _resolved(self, request: dict[str, Any]) -> dict[str, Any]:
-        return {**request, "modelId": self._catalogue.resolve(request["modelId"]).id}
+        name = request.get("modelId")
+        if not isinstance(name, str):  # the engine says what is wrong with it
+            return request
+        resolved = self._catalogue.resolve(name)
+        if resolved.note:
+            warn(resolved.note)
+        return {**request, "modelId": resolved.id}
+
+
+def warn(note: str) -> None:
+    """Tell a Python program what the command line would print to stderr."""
+    import logging
+
+    logging.getLogger("bx").warning(note)
 
 
 def _shipped() -> dict[str, dict[str, Any]]:

@@ -182,7 +182,11 @@ def _set(name: str, value: Any, values: dict[str, Any]) -> None:
 
 def _beside(file: Path, name: str, value: Any) -> Any:
     """Find the schema that a file names beside that file."""
-    return str(file.parent / value) if name == "json" and value.lstrip()[:1] not in ("{", "-") else value
+    return (
+        str(file.parent / Path(value).expanduser())
+        if name == "json" and value.lstrip()[:1] not in ("{", "-")
+        else value
+    )
 
 
 def _tables(file: Path, content: bytes) -> dict[str, Any]:

@@ -9,7 +9,8 @@ nothing of bx.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Request = dict[str, Any]
 Response = dict[str, Any]
 Event = dict[str, Any]
+Item = TypeVar("Item")
 
 
 class Engine(Protocol):
@@ -151,18 +153,7 @@ def violation(value: Any, schema: dict[str, Any]) -> str | None:
     import jsonschema_rs
 
     try:
-        # The linear-time engine for `pattern`: a hostile schema must not be able to hang us. It knows neither
-        # look-around nor back-references, so those few patterns go to the backtracking one, which has a limit.
-        for options in (jsonschema_rs.RegexOptions(), jsonschema_rs.FancyRegexOptions()):
-            try:
-                checker = jsonschema_rs.validator_for(
-                    schema, validate_formats=True, offline=True, pattern_options=options
-                )
-                break
-            except jsonschema_rs.ValidationError as cause:
-                refused = cause
-        else:
-            raise refused
+        checker = _validator(schema)
     except jsonschema_rs.ValidationError as cause:
         where = json_path([*cause.instance_path])
         raise ValueError(f"not a valid JSON Schema: {where}: {cause.message}") from None
@@ -172,6 +163,18 @@ def violation(value: Any, schema: dict[str, Any]) -> str | None:
         raise ValueError(f"not a valid JSON Schema: {cause}") from None
     first = next(iter(checker.iter_errors(value)), None)
     return None if first is None else f"{json_path([*first.instance_path])}: {first.message}"
+
+
+def _validator(schema: dict[str, Any]) -> Any:
+    import jsonschema_rs
+
+    made = partial(jsonschema_rs.validator_for, schema, validate_formats=True, offline=True)
+    try:
+        # The linear-time engine for `pattern`: a hostile schema must not be able to hang us. It knows neither
+        # look-around nor back-references, so those few patterns go to the backtracking one, which has a limit.
+        return made(pattern_options=jsonschema_rs.RegexOptions())
+    except jsonschema_rs.ValidationError:
+        return made(pattern_options=jsonschema_rs.FancyRegexOptions())
 
 
 def json_path(steps: Iterable[str | int]) -> str:
@@ -188,31 +191,33 @@ def json_path(steps: Iterable[str | int]) -> str:
 # ---- streams --------------------------------------------------------------------------------------------------
 
 
-def deltas(response: dict[str, Any]) -> Generator[str]:
-    """Yield the text of a `converse_stream` response as it arrives.
+def deltas(response: dict[str, Any]) -> Stream[str]:
+    """Iterate over the text of a `converse_stream` response as it arrives; closing it stops the model.
 
     Raises:
         ClientError: the stream broke, or ended before the answer did.
     """
-    for event in complete(response["stream"]):
-        delta = event.get("contentBlockDelta", {}).get("delta", {})
-        if "text" in delta:
-            yield delta["text"]
+    events = response["stream"]
+    pieces = (event.get("contentBlockDelta", {}).get("delta", {}).get("text") for event in complete(events))
+    return Stream((piece for piece in pieces if piece), getattr(events, "close", lambda: None))
 
 
-class Stream:
-    """Events with a `close` that also works before the first of them was taken, unlike a generator's."""
+class Stream(Generic[Item]):
+    """An iterator with a `close` that also works before the first item was taken, unlike a generator's."""
 
-    def __init__(self, events: Generator[Event], close: Callable[[], None]) -> None:
-        self._events = events
+    def __init__(self, items: Generator[Item], close: Callable[[], None]) -> None:
+        self._items = items
         self._close = close
 
-    def __iter__(self) -> Iterator[Event]:
-        return self._events
+    def __iter__(self) -> Iterator[Item]:
+        return self._items
+
+    def __next__(self) -> Item:
+        return next(self._items)
 
     def close(self) -> None:
         """Stop the computation and free what the stream holds."""
-        self._events.close()
+        self._items.close()
         self._close()
 
 
@@ -271,6 +276,8 @@ def _append(block: dict[str, Any], delta: dict[str, Any]) -> None:
     elif kind == "citation":
         cited = block.setdefault("citationsContent", {"content": [], "citations": []})
         cited["citations"].append(piece)
+    elif kind == "toolResult":
+        block["toolResult"].setdefault("content", []).extend(piece)
     elif kind == "reasoningContent":
         _append_reasoning(block.setdefault("reasoningContent", {}), piece)
     else:

@@ -47,14 +47,13 @@ class Diagnosis(NamedTuple):
     exit_code: int
 
 
-def explain(  # noqa: PLR0913 # six: what the texts speak of
+def explain(  # six: what the texts speak of
     failure: BaseException,
     *,
     model: str = "",
     geo: str = "global",
     region: str = "",
     profile: str = "",
-    stream: bool = False,
 ) -> Diagnosis:
     """Explain a failure.
 
@@ -64,7 +63,6 @@ def explain(  # noqa: PLR0913 # six: what the texts speak of
         geo: the geography of the inference profiles in use, such as `global` or `eu`.
         region: the AWS region in use.
         profile: the profile in use, of the AWS configuration files.
-        stream: whether the answer was asked for as a stream.
 
     Returns:
         The diagnosis. Secrets are taken out of its texts, control characters are not.
@@ -74,7 +72,7 @@ def explain(  # noqa: PLR0913 # six: what the texts speak of
     for own in (failure, failure.__cause__):
         if own is not None and hasattr(own, "fix") and hasattr(own, "exit_code"):
             return Diagnosis("", _line(_redacted(str(own))), "", _line(own.fix), **told, exit_code=own.exit_code)
-    facts |= {"model": model, "profile": profile, "region": region, "stream": "yes" if stream else "no"}
+    facts |= {"model": model, "profile": profile, "region": region or facts["region"]}
     rule, found = _rule(facts)
     words = {**facts, "error": type(failure).__name__, **found}
     if base := words["model"].rpartition("/")[2]:
@@ -119,6 +117,7 @@ def _facts(failure: BaseException) -> dict[str, str]:
         "status": str(metadata.get("HTTPStatusCode", "")),
         "operation": str(getattr(failure, "operation_name", "")),
         "text": text,
+        "region": str(metadata.get("Region", "")),
         "attempts": str(metadata.get("RetryAttempts", 0) + 1),
         "detail": f"{code or type(failure).__name__}: {text}",
         "request_id": str(metadata.get("RequestId") or metadata.get("HTTPHeaders", {}).get("x-amzn-requestid", "")),

@@ -115,7 +115,7 @@ def find(name_or_path: str) -> Path:
     if path := _here(name_or_path):
         return path
     path = Path(name_or_path)
-    if path.suffix == ".gguf" or len(path.parts) > 1:
+    if path.suffix.lower() == ".gguf" or len(path.parts) > 1:
         with _explained():
             path, start = _opening(path)
         if start != b"GGUF":

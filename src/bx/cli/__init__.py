@@ -87,7 +87,7 @@ def _command(arguments: list[str], options: argparse.Namespace, terminal: Termin
         return 0
     if getattr(options, "version", False):
         return _version(terminal)
-    if not named and options.words in [[command] for command in COMMANDS]:
+    if not named and "--" not in arguments and options.words in [[command] for command in COMMANDS]:
         word = options.words[0]
         raise UsageError(f"The command {word} comes first", f"bx {word} ..., or as a prompt: bx ask {word} ...")
     return _run(name, options, terminal)
@@ -102,7 +102,7 @@ def _run(name: str, options: argparse.Namespace, terminal: Terminal) -> int:
     _merge(settings, options)
     terminal.quiet, terminal.raw_output = bool(options.quiet), bool(options.raw_output)
     for note in settings.notes:
-        terminal.note(f"bx: {note}")
+        terminal.note(f"{note}")
     code: int = import_module(f"bx.cli.{name}").run(options, terminal)
     return code
 
@@ -142,12 +142,13 @@ def _merge(settings: Settings, options: argparse.Namespace) -> None:
 
 def _explain(failure: Exception, options: argparse.Namespace, terminal: Terminal) -> int:
     """Say what happened, why, and the one thing to do; with --verbose also AWS's own words."""
+    from bx.catalogue import DEFAULT_GEO
     from bx.diagnosis import explain
 
     known = {name: str(getattr(options, name, None) or "") for name in ("region", "profile")}
     model = getattr(options, "model_id", "")
-    stream = bool(getattr(options, "stream", False))
-    found = explain(failure, model=model, geo=getattr(options, "geo", None) or "global", stream=stream, **known)
+    geo = getattr(options, "geo", None) or DEFAULT_GEO
+    found = explain(failure, model=model, geo=geo, **known)
     terminal.complain(f"bx: {found.what}")
     if found.why:
         terminal.complain(f"    {found.why}")

@@ -70,7 +70,7 @@ def _stream(response: Response, schema: Schema | None, options: argparse.Namespa
     kept: list[Event] = []
     ending: dict[str, Any] = {}
     try:
-        for event in _written(stream, options, terminal):
+        for event in _printed(stream, options, terminal):
             if schema is not None:
                 kept.append(event)
             if "messageStop" in event or "metadata" in event:
@@ -89,7 +89,7 @@ def _stream(response: Response, schema: Schema | None, options: argparse.Namespa
         raise
 
 
-def _written(stream: Any, options: argparse.Namespace, terminal: Terminal) -> Iterator[Event]:
+def _printed(stream: Any, options: argparse.Namespace, terminal: Terminal) -> Iterator[Event]:
     """Print the events of a stream as they arrive and pass them on; ends each last line however it ends."""
     last = thought = "\n"
     try:
@@ -130,13 +130,13 @@ def _warn(stop: str, terminal: Terminal) -> None:
     """Say so where an answer did not end by itself."""
     if stop in converse.UNFINISHED:
         what, fix = converse.UNFINISHED[stop]
-        terminal.note(f"bx: {what}\n    -> {fix}")
+        terminal.note(what, fix)
 
 
 def _listen(terminal: Terminal, *, verbose: bool) -> None:
     """Show what the engines log: warnings always, each attempt with --verbose."""
     handler = logging.Handler()
-    handler.emit = lambda record: terminal.note(f"bx: {record.getMessage()}")  # type: ignore[method-assign]
+    handler.emit = lambda record: terminal.note(record.getMessage())  # type: ignore[method-assign]
     log = logging.getLogger("bx")
     log.handlers = [handler]
     log.setLevel(logging.INFO if verbose else logging.WARNING)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from bx.cli.terminal import Terminal
 
-_DEFAULT_MODEL = "nova"
 _EPILOG = """\
 examples:
   bx "Three uses of a brick" --model local          a model on this machine: no account, no network
@@ -87,7 +86,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         topP=options.top_p,
         stopSequences=options.stop,
     )
-    text = _written(request)
+    text = _checked(request)
     if options.dry_run:
         terminal.line(text)
         return 0
@@ -95,16 +94,16 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _model(options: argparse.Namespace, terminal: Terminal) -> str:
-    from bx.catalogue import Catalogue
+    from bx.catalogue import DEFAULT, Catalogue
 
-    name = _DEFAULT_MODEL if options.model is None else options.model
+    name = DEFAULT if options.model is None else options.model
     resolved = Catalogue(options.models, options.geo).resolve(name)
     if resolved.note:
-        terminal.note(f"bx: {resolved.note}")
+        terminal.note(f"{resolved.note}")
     return resolved.id
 
 
-def _written(request: converse.Request) -> str:
+def _checked(request: converse.Request) -> str:
     """Write a request as JSON, and so make sure that it can be sent."""
     try:
         text = json.dumps(request, indent=2, ensure_ascii=False, allow_nan=False)
@@ -118,16 +117,14 @@ def _written(request: converse.Request) -> str:
 
 def _prompt(options: argparse.Namespace, terminal: Terminal) -> str:
     """Join the argument and standard input; the schema may have taken standard input already."""
-    words, from_stdin = list(options.words), options.json == "-"
-    read = "-" in words or (terminal.piped and not from_stdin)
-    if "-" in words:
-        words.remove("-")
-        if from_stdin:
-            raise UsageError("Standard input cannot be both the prompt and the schema", "Put the schema in a file")
+    words, from_stdin = [word for word in options.words if word != "-"], options.json == "-"
+    read = "-" in options.words or (terminal.piped and not from_stdin)
+    if "-" in options.words and from_stdin:
+        raise UsageError("Standard input cannot be both the prompt and the schema", "Put the schema in a file")
     if len(words) > 1:
         raise UsageError(f"The prompt is {len(words)} arguments", f'Put it in quotes: bx "{" ".join(words)}"')
     if read:
-        words.append(terminal.read_input(optional=bool(words) and "-" not in options.words).rstrip("\n"))
+        words.append(terminal.read_input().rstrip("\n"))
     prompt = "\n\n".join(part for part in words if part.strip())
     if not prompt:
         raise UsageError("The prompt is empty", 'Type it in quotes: bx "Three uses of a brick"')
@@ -211,7 +208,7 @@ class _Field(argparse.Action):
             raise UsageError(
                 f"The key {key!r} of --option has an empty part", "Write it as in -o thinking.type enabled"
             )
-        fields = json.loads(json.dumps(getattr(namespace, self.dest) or {}))
+        fields = getattr(namespace, self.dest) or {}
         inner = fields
         for name in outer:
             inner = inner.setdefault(name, {})

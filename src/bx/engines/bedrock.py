@@ -112,7 +112,7 @@ class Bedrock:
                 response = call(**request)
             except (ClientError, *_NOT_CONNECTED) as failure:
                 delay = _delay(failure, attempt)
-                _metadata(failure)["RetryAttempts"] = attempt - 1
+                _metadata(failure).update(RetryAttempts=attempt - 1, Region=self._client.meta.region_name)
                 if delay is None or attempt == self._attempts:
                     raise
                 _log.info(

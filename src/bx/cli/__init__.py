@@ -143,6 +143,7 @@ def _merge(settings: Settings, options: argparse.Namespace) -> None:
 def _explain(failure: Exception, options: argparse.Namespace, terminal: Terminal) -> int:
     """Say what happened, why, and the one thing to do; with --verbose also AWS's own words."""
     from bx.catalogue import DEFAULT_GEO
+    from bx.converse import InvalidAnswer
     from bx.diagnosis import explain
 
     known = {name: str(getattr(options, name, None) or "") for name in ("region", "profile")}
@@ -162,8 +163,8 @@ def _explain(failure: Exception, options: argparse.Namespace, terminal: Terminal
         import traceback
 
         terminal.complain("".join(traceback.format_exception(failure)) if options.verbose else "    (-v shows more)")
-    if unsaid := getattr(failure, "text", ""):
-        terminal.complain(f"What arrived:\n{unsaid}")
+    if isinstance(failure, InvalidAnswer) and failure.text:
+        terminal.complain(f"What arrived:\n{failure.text}")
     return found.exit_code
 
 

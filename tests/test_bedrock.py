@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 
@@ -196,7 +197,7 @@ def test_an_exception_inside_a_stream_keeps_its_name(engine, endpoint, kind):
     assert failed.value.response["Error"]["Code"] == kind
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b'{"output": {"message": {"ro', b"[]"])
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"output": {"message": {"ro'])
 def test_a_truncated_answer_is_an_error_and_no_answer(engine, endpoint, body):
     endpoint.script.append(Reply(body=body))
     with pytest.raises(ClientError, match=r"ended before"):
@@ -285,3 +286,41 @@ def test_a_service_model_of_the_user_s_own_is_found(endpoint, tmp_path, monkeypa
     engine = Bedrock(endpoint_url=endpoint.url)
     assert text(engine.converse(**request("hello", model=MODEL))) == "hello"
     engine.close()
+
+
+WHOLE = {
+    "output": {"message": {"role": "assistant", "content": [{"text": "hi"}]}},
+    "stopReason": "end_turn",
+    "usage": {"inputTokens": 1, "outputTokens": 1, "totalTokens": 2},
+    "metrics": {"latencyMs": 1},
+}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"output": []},
+        {"output": {"message": {"role": "assistant", "content": None}}},
+        {"output": {"message": {"role": "assistant", "content": [{"text": 5}]}}},
+        {"stopReason": None},
+    ],
+)
+def test_a_damaged_answer_is_an_error_and_no_answer(engine, endpoint, damage):
+    endpoint.script.append(Reply(body=json.dumps(WHOLE | damage).encode()))
+    with pytest.raises(ClientError, match="damaged"):
+        engine.converse(**request("hello", model=MODEL))
+
+
+@pytest.mark.parametrize("body", [b"null", b"[]", b"\xff\xfe", b"[" * 100_000])
+def test_an_answer_that_cannot_be_read_is_an_error_and_no_answer(engine, endpoint, body):
+    endpoint.script.append(Reply(body=body))
+    with pytest.raises(ClientError, match=r"damaged|ended before"):
+        engine.converse(**request("hello", model=MODEL))
+
+
+@pytest.mark.parametrize("piece", [b"{", b'{"delta": null}', b'{"delta": {"text": 5}}', b"[]", b"null"])
+def test_a_damaged_piece_of_a_stream_is_an_error_and_not_passed_over(engine, endpoint, piece):
+    headers = {":event-type": "contentBlockDelta", ":content-type": "application/json", ":message-type": "event"}
+    endpoint.script.append(broken(2, frame(headers, piece)))
+    with pytest.raises(EventStreamError, match=r"damaged|broke"):
+        collect(engine.converse_stream(**request("one two three", model=MODEL))["stream"])

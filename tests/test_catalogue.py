@@ -41,17 +41,29 @@ def test_a_name_becomes_an_id_without_a_word(name, geo, expected):
 
 
 @pytest.mark.parametrize("model_id", ["us.amazon.nova-2-lite-v1:0", "arn:aws:bedrock:r::inference-profile/us.a.b"])
-def test_a_profile_of_another_geography_is_not_sent_without_a_word(model_id):
+def test_a_profile_of_another_geography_is_refused(model_id):
     assert Catalogue().resolve(model_id) == (model_id, "")
     assert Catalogue(geo="us").resolve(model_id) == (model_id, "")
-    resolved = Catalogue(geo="eu").resolve(model_id)
-    assert resolved.id == model_id
-    assert "is a profile of the geography us" in resolved.note
+    with pytest.raises(UnknownModel, match="geography 'us', not 'eu'"):
+        Catalogue(geo="eu").resolve(model_id)
+    with pytest.raises(UnknownModel, match="geography 'us', not 'eu'"):
+        Catalogue({"mine": {"id": model_id}}, "eu").resolve("mine")
 
 
-def test_an_alias_of_a_profile_of_another_geography_says_so():
-    resolved = Catalogue({"mine": {"id": "us.acme.model-v1:0"}}, "eu").resolve("mine")
-    assert resolved == ("us.acme.model-v1:0", "mine is a profile of the geography us, whatever --geo says")
+def test_a_project_that_gives_a_name_another_meaning_is_not_followed_silently():
+    entry = {"id": "eu.acme.model-v1:0", "file": "bx.toml"}
+    assert Catalogue({"claude": entry}).resolve("claude") == (
+        "eu.acme.model-v1:0",
+        "bx.toml gives claude another meaning: eu.acme.model-v1:0",
+    )
+    assert Catalogue({"house": entry}).resolve("house") == ("eu.acme.model-v1:0", "")
+
+
+def test_a_project_cannot_make_the_local_model_a_remote_one():
+    remote = Catalogue({"local": {"id": "amazon.nova-micro-v1:0", "file": "bx.toml"}})
+    with pytest.raises(UnknownModel, match=r"bx\.toml makes 'local' leave this machine"):
+        remote.resolve("local")
+    assert Catalogue({"local": {"id": "amazon.nova-micro-v1:0"}}).resolve("local").id == "amazon.nova-micro-v1:0"
 
 
 @pytest.mark.parametrize("wrong", [None, 7])

@@ -274,17 +274,31 @@ def test_a_project_file_that_is_no_file_is_none(tmp_path):
 def test_models_of_the_project_add_to_those_of_the_user(tmp_path, project, user):
     user('[models.mine]\nid = "acme.one"\ngeos = ["us"]\n[models.claude]\ngeos = ["eu"]')
     project('[models.mine]\nnote = "ours"\n[models.other]\nid = "acme.two"')
+    file = str(tmp_path / "bx.toml")
     assert config.load({"HOME": os.environ["HOME"]}, tmp_path).models == {
-        "mine": {"id": "acme.one", "geos": ["us"], "note": "ours"},
+        "mine": {"id": "acme.one", "geos": ["us"], "note": "ours", "file": file},
         "claude": {"geos": ["eu"]},
-        "other": {"id": "acme.two"},
+        "other": {"id": "acme.two", "file": file},
     }
 
 
 def test_a_model_with_another_id_inherits_nothing(tmp_path, project, user):
     user('[models.mine]\nid = "acme.one"\ngeos = ["us"]')
     project('[models.mine]\nid = "acme.two"')
-    assert config.load({"HOME": os.environ["HOME"]}, tmp_path).models == {"mine": {"id": "acme.two"}}
+    assert config.load({"HOME": os.environ["HOME"]}, tmp_path).models["mine"].keys() == {"id", "file"}
+
+
+def test_a_schema_outside_the_project_s_folder_is_not_read_for_it(tmp_path, project):
+    for path in ("../secret.json", "/etc/passwd", "~/secret.json"):
+        project(f'json = "{path}"')
+        settings = config.load({"HOME": os.environ["HOME"]}, tmp_path)
+        assert "json" not in settings.values
+        assert "json was passed over" in settings.notes[0]
+
+
+def test_a_variable_that_is_no_setting_is_told():
+    notes = config.load({"HOME": os.environ["HOME"], "BX_MODLE": "echo", "BX_MODEL": "echo"}).notes
+    assert notes == ["BX_MODLE is no setting of bx"]
 
 
 def test_the_page_tells_each_setting_its_variable_and_who_may_set_it():

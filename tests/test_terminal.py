@@ -143,7 +143,7 @@ def test_a_progress_bar_is_drawn_and_wiped_where_it_can_be(environ, quiet, drawn
 def test_a_question_is_agreed_to_by_a_line_and_not_by_the_end_of_input(reply, agreed):
     err = io.StringIO()
     assert Terminal(io.StringIO(reply), io.StringIO(), err).confirm("Fetch it?") == agreed
-    assert err.getvalue() == "Fetch it? [Y/n] "
+    assert err.getvalue() == "Fetch it? [Y/n] " + ("" if reply else "\n")
 
 
 # ---- terminals ------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bx.converse import Engine, Response
 
 _KEYS = {"id": str, "geos": list, "in_region": bool, "schema": bool, "note": str}
+FILE = "file"  # the key of an entry that names where it stands, when a project has written it
 _IN_WORDS = {str: "text", list: "a list of texts", bool: "true or false"}
 DEFAULT = "nova"
 DEFAULT_GEO = "global"
@@ -58,13 +59,26 @@ class Catalogue:
             UnknownModel: the name can be no id and is no alias, or the model has no profile in the geography.
         """
         entry = self.models.get(name) or next((e for e in self.models.values() if e["id"] == name), None)
+        resolved = self._found(name, entry)
+        if entry and FILE in entry:  # a project's file may come from anyone
+            was = _shipped().get(name, {}).get("id", "")
+            if was.startswith("local") and not resolved.id.startswith("local"):
+                fix = f"Remove models.{name} there, or choose another model"
+                raise UnknownModel(f"{entry[FILE]} makes {name!r} leave this machine: it means {resolved.id}", fix)
+            if was not in ("", entry["id"]):
+                return resolved._replace(note=f"{entry[FILE]} gives {name} another meaning: {resolved.id}")
+        return resolved
+
+    def _found(self, name: str, entry: dict[str, Any] | None) -> Resolved:
         if entry is None:
             if "." not in name and ":" not in name:
                 raise _unknown(name, self.models)
-            return Resolved(name, self._elsewhere(name, name, known=False))
+            self._check_geography(name, name)
+            return Resolved(name)
         geos, model_id = entry.get("geos", []), entry["id"]
         if entry.get("in_region", True) and not (self._geo and geos):
-            return Resolved(model_id, self._elsewhere(name, model_id, known=True))
+            self._check_geography(name, model_id)
+            return Resolved(model_id, self._without_profile(name, model_id))
         if self._geo in geos:
             return Resolved(f"{self._geo}.{model_id}")
         if self._geo is not None:
@@ -73,16 +87,20 @@ class Catalogue:
         note = f"{name} has no {DEFAULT_GEO} inference profile: using {geos[0]} (choose with --geo)"
         return Resolved(f"{geos[0]}.{model_id}", "" if geos[0] == DEFAULT_GEO else note)
 
-    def _elsewhere(self, name: str, model_id: str, *, known: bool) -> str:
-        """Say so where a geography was chosen and the id decides otherwise."""
+    def _check_geography(self, name: str, model_id: str) -> None:
+        """Refuse the profile of another geography than the one that was chosen."""
         prefix = model_id.rpartition("/")[2].partition(".")[0]
-        if self._geo is None or prefix == self._geo:
+        known = any(prefix in model.get("geos", []) for model in self.models.values())
+        if self._geo is not None and known and prefix != self._geo:
+            message = f"{name} is an inference profile of the geography {prefix!r}, not {self._geo!r}"
+            raise UnknownModel(message, f"Choose --geo {prefix}, or a model by its name or base id")
+
+    def _without_profile(self, name: str, model_id: str) -> str:
+        """Say so where a geography was chosen and has no effect; an id of Amazon Bedrock begins PROVIDER.MODEL."""
+        of_bedrock = "." in model_id.partition(":")[0]
+        if self._geo is None or not of_bedrock or model_id.startswith(f"{self._geo}."):
             return ""
-        if any(prefix in model.get("geos", []) for model in self.models.values()):
-            return f"{name} is a profile of the geography {prefix}, whatever --geo says"
-        if known and "." in model_id.partition(":")[0]:  # an id of Amazon Bedrock begins PROVIDER.MODEL
-            return f"{name} has no inference profiles: it answers in the region that is called, whatever --geo says"
-        return ""
+        return f"{name} has no inference profiles: it answers in the region that is called, whatever --geo says"
 
 
 class Named:
@@ -134,6 +152,8 @@ def _shipped() -> dict[str, dict[str, Any]]:
 
 def _check(alias: str, entry: Mapping[str, Any]) -> None:
     for key, value in entry.items():
+        if key == FILE:
+            continue
         if key not in _KEYS:
             raise UnknownModel(f"models.{alias}: unknown key {key!r}", f"Use one of: {', '.join(_KEYS)}")
         kind = _KEYS[key]

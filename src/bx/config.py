@@ -42,7 +42,7 @@ KINDS: dict[str, type] = {
 }
 # A project's file may come from anyone: it must not decide where prompts and credentials go, nor agree to anything,
 # nor have a file of its own loaded by llama.cpp, which is not made for hostile ones.
-_USER_ONLY = ("endpoint_url", "profile", "offline", "yes", "raw_output", "quiet")
+_USER_ONLY = ("endpoint_url", "profile", "offline", "yes", "raw_output", "quiet", "dry_run", "raw")
 # A project may say where prompts are processed, but not without a word.
 _ANNOUNCED = ("geo", "region")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -95,6 +95,9 @@ def load(environ: Mapping[str, str] | None = None, directory: Path | None = None
     for name, kind in KINDS.items():
         if text := environ.get(variable := f"BX_{name.upper()}"):
             _set(name, parsed(text, kind, variable), settings.values)
+    variables = {f"BX_{name.upper()}" for name in KINDS}
+    unknown = sorted(name for name in environ if name.startswith("BX_") and name not in variables)
+    settings.notes.extend(f"{variable} is no setting of bx" for variable in unknown)
     return settings
 
 
@@ -167,7 +170,7 @@ def _read(file: Path, settings: Settings, *, project: bool = False) -> None:
             _add_models(file, value, settings, project=project)
         elif name not in KINDS:
             raise ConfigError(f"{file}: unknown setting {name!r}", f"Use one of: models, {', '.join(KINDS)}")
-        elif project and (name in _USER_ONLY or (name == "model" and _is_file(value))):
+        elif project and (name in _USER_ONLY or _leaves(file, name, value)):
             settings.notes.append(f"{file}: {name} was passed over: only your own config.toml may set it")
         else:
             _set(name, _beside(file, name, _checked(value, KINDS[name], f"{file}: {name}")), settings.values)
@@ -182,11 +185,11 @@ def _set(name: str, value: Any, values: dict[str, Any]) -> None:
 
 def _beside(file: Path, name: str, value: Any) -> Any:
     """Find the schema that a file names beside that file."""
-    return (
-        str(file.parent / Path(value).expanduser())
-        if name == "json" and value.lstrip()[:1] not in ("{", "-")
-        else value
-    )
+    return str(file.parent / Path(value).expanduser()) if name == "json" and not _is_inline(value) else value
+
+
+def _is_inline(schema: Any) -> bool:
+    return not isinstance(schema, str) or schema.lstrip()[:1] in ("{", "-")
 
 
 def _tables(file: Path, content: bytes) -> dict[str, Any]:
@@ -196,6 +199,15 @@ def _tables(file: Path, content: bytes) -> dict[str, Any]:
         return tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
         raise ConfigError(f"{file} is not valid TOML: {cause}", "Correct the file at that place") from None
+
+
+def _leaves(file: Path, name: str, value: Any) -> bool:
+    """Whether a project's setting names a file to load, or a schema outside its folder."""
+    if name == "model":
+        return _is_file(value)
+    if name != "json" or _is_inline(value):
+        return False
+    return not Path(_beside(file, name, value)).resolve().is_relative_to(file.parent.resolve())
 
 
 def _is_file(model: Any) -> bool:
@@ -212,7 +224,8 @@ def _add_models(file: Path, entries: Any, settings: Settings, *, project: bool) 
         if project and _is_file(entry.get("id")):
             settings.notes.append(f"{file}: models.{name} was passed over: only your own config.toml may name a file")
         else:
-            settings.models[name] = entry if "id" in entry else {**settings.models.get(name, {}), **entry}
+            below = {} if "id" in entry else settings.models.get(name, {})
+            settings.models[name] = {**below, **entry, **({"file": str(file)} if project else {})}
 
 
 def _checked(value: Any, kind: type, where: str) -> Any:

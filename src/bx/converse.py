@@ -229,13 +229,22 @@ def complete(events: Iterable[Event]) -> Generator[Event]:
     finished = False
     try:
         for event in events:
-            finished = finished or "messageStop" in event
+            if "contentBlockDelta" in event:
+                if not _is_sound(event["contentBlockDelta"]):  # botocore takes a piece that is damaged for none
+                    raise broken_stream("modelStreamErrorException", "A piece of the answer is damaged")
+            elif "messageStop" in event:
+                finished = bool(event["messageStop"].get("stopReason"))
             yield event
     finally:
         if close := getattr(events, "close", None):
             close()
     if not finished:
         raise broken_stream("modelStreamErrorException", "The stream ended before the answer did")
+
+
+def _is_sound(body: dict[str, Any]) -> bool:
+    delta = body.get("delta")
+    return isinstance(delta, dict) and bool(delta) and isinstance(delta.get("text", ""), str)
 
 
 def collect(events: Iterable[Event]) -> Response:
@@ -257,8 +266,10 @@ def collect(events: Iterable[Event]) -> Response:
         elif kind in ("messageStop", "metadata"):
             response.update(body)
     for block in blocks.values():
+        if "text" in block:
+            block["text"] = "".join(block["text"])
         if "toolUse" in block:
-            block["toolUse"]["input"] = json.loads(block["toolUse"].get("input") or "{}")
+            block["toolUse"]["input"] = json.loads("".join(block["toolUse"].get("input", ())) or "{}")
     message = {"role": role, "content": [blocks[index] for index in sorted(blocks)]}
     return {"output": {"message": message}, **response}
 
@@ -269,10 +280,9 @@ def _append(block: dict[str, Any], delta: dict[str, Any]) -> None:
     if kind == "text" and "citationsContent" in block:
         block["citationsContent"]["content"].append({"text": piece})
     elif kind == "text":
-        block["text"] = block.get("text", "") + piece
+        block.setdefault("text", []).append(piece)  # joined in the end: text by text would take quadratic time
     elif kind == "toolUse":
-        tool = block["toolUse"]
-        tool["input"] = tool.get("input", "") + piece["input"]
+        block["toolUse"].setdefault("input", []).append(piece["input"])
     elif kind == "citation":
         cited = block.setdefault("citationsContent", {"content": [], "citations": []})
         cited["citations"].append(piece)

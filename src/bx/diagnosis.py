@@ -71,7 +71,7 @@ def explain(  # six: what the texts speak of
     told = {"detail": facts.pop("detail"), "request_id": facts.pop("request_id")}
     for own in (failure, failure.__cause__):
         if own is not None and hasattr(own, "fix") and hasattr(own, "exit_code"):
-            return Diagnosis("", _line(_redacted(str(own))), "", _line(own.fix), **told, exit_code=own.exit_code)
+            return Diagnosis("", _line(redacted(str(own))), "", _line(own.fix), **told, exit_code=own.exit_code)
     facts |= {"model": model, "profile": profile, "region": region or facts["region"]}
     rule, found = _rule(facts)
     words = {**facts, "error": type(failure).__name__, **found}
@@ -109,7 +109,7 @@ def _facts(failure: BaseException) -> dict[str, str]:
     response = getattr(failure, "response", None)
     response = response if isinstance(response, dict) else {}
     error, metadata = response.get("Error", {}), response.get("ResponseMetadata", {})
-    text = _redacted(str(error.get("Message") or failure))[:_KEPT]
+    text = redacted(str(error.get("Message") or failure))[:_KEPT]
     code = str(error.get("Code") or errno.errorcode.get(getattr(failure, "errno", None) or 0, ""))
     return {
         "error": " ".join(kind.__name__ for kind in type(failure).__mro__),
@@ -142,7 +142,8 @@ def _match(subject: str, pattern: str, fact: str) -> re.Match[str] | None:
     return next(filter(None, (re.fullmatch(pattern, name, re.IGNORECASE) for name in names)), None)
 
 
-def _redacted(text: str) -> str:
+def redacted(text: str) -> str:
+    """Take out what may be a secret: keys, tokens, passwords in addresses."""
     text = text[:_READ]
     for secret in _SECRETS:
         text = re.sub(secret, r"\1***", text, flags=re.DOTALL)

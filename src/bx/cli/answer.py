@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from bx import converse
+from bx.diagnosis import redacted
 from bx.engines import Router
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _print(response: Response, schema: Schema | None, options: argparse.Namespac
         if not options.raw:
             terminal.line(converse.text(response).rstrip("\n") if schema is None else _json(value, indent))
         if schema is None:
-            _warn(response["stopReason"], terminal)
+            _warn(response["stopReason"], written=bool(converse.text(response)), terminal=terminal)
     finally:
         if options.usage:
             _usage(response, options, terminal)
@@ -69,10 +70,12 @@ def _stream(response: Response, schema: Schema | None, options: argparse.Namespa
     stream = response["stream"]
     kept: list[Event] = []
     ending: dict[str, Any] = {}
+    written = False
     try:
         for event in _printed(stream, options, terminal):
             if schema is not None:
                 kept.append(event)
+            written = written or "text" in event.get("contentBlockDelta", {}).get("delta", {})
             if "messageStop" in event or "metadata" in event:
                 ending |= event.get("messageStop") or event["metadata"]
     finally:
@@ -80,7 +83,7 @@ def _stream(response: Response, schema: Schema | None, options: argparse.Namespa
     if options.usage or not options.quiet:
         _usage(ending, options, terminal)
     if schema is None:
-        _warn(ending["stopReason"], terminal)
+        _warn(ending["stopReason"], written=written, terminal=terminal)
         return
     try:
         converse.data(converse.collect(kept), schema)
@@ -117,7 +120,7 @@ def _usage(response: dict[str, Any], options: argparse.Namespace, terminal: Term
     if usage is None:
         terminal.complain("[tokens: unknown]")
         return
-    line = f"tokens: {usage['totalTokens']}"
+    line = f"tokens: {usage.get('totalTokens', 'unknown')}"
     if options.usage:
         parts = ("inputTokens", "input"), ("outputTokens", "output"), ("cacheReadInputTokens", "cache read")
         counts = [f"{name} {usage.get(key, 0)}" for key, name in (*parts, ("cacheWriteInputTokens", "cache write"))]
@@ -126,17 +129,19 @@ def _usage(response: dict[str, Any], options: argparse.Namespace, terminal: Term
     terminal.complain(f"[{line}]")
 
 
-def _warn(stop: str, terminal: Terminal) -> None:
-    """Say so where an answer did not end by itself."""
+def _warn(stop: str, *, written: bool, terminal: Terminal) -> None:
+    """Say so where an answer did not end by itself, or holds nothing to print."""
     if stop in converse.UNFINISHED:
         what, fix = converse.UNFINISHED[stop]
         terminal.note(what, fix)
+    elif not written:
+        terminal.note(f"The answer holds no text (stop reason: {stop})", "See all of it with --raw")
 
 
 def _listen(terminal: Terminal, *, verbose: bool) -> None:
     """Show what the engines log: warnings always, each attempt with --verbose."""
     handler = logging.Handler()
-    handler.emit = lambda record: terminal.note(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: terminal.note(redacted(record.getMessage()))  # type: ignore[method-assign]
     log = logging.getLogger("bx")
     log.handlers = [handler]
     log.setLevel(logging.INFO if verbose else logging.WARNING)

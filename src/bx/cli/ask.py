@@ -144,7 +144,9 @@ def _schema(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any] |
         text, where = _file(given), f"The schema in {given}"
     try:
         schema = json.loads(text)
-    except (ValueError, RecursionError) as cause:
+    except RecursionError:
+        raise UsageError(f"{where} is nested too deeply to be read", "Use fewer levels") from None
+    except ValueError as cause:
         raise UsageError(f"{where} is not JSON: {cause}", "Correct it at that place") from None
     if not isinstance(schema, dict):
         raise UsageError(

@@ -129,7 +129,13 @@ class Terminal:
     def confirm(self, question: str) -> bool:
         """Ask on stderr; an empty line is a yes, the end of input a no. Only an interactive terminal may be asked."""
         self._stderr(f"{question} [Y/n] ")
-        return self.stdin.readline().lower() in ("\n", "y\n", "yes\n")
+        reply = ""
+        try:
+            reply = self.stdin.readline()
+        finally:
+            if not reply:  # Ctrl-C or Ctrl-D: the question's line is still open
+                self._stderr("\n")
+        return reply.lower() in ("\n", "y\n", "yes\n")
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:

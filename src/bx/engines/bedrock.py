@@ -50,7 +50,8 @@ _LONGEST_DELAY = 20  # seconds
 _NOT_CONNECTED = (EndpointConnectionError, ConnectTimeoutError)
 _THROTTLED = {"ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded", "SlowDown"}
 _SERVER_FAULTS = {500, 502, 503, 504}
-_BROKEN = (HTTPError, HTTPClientError, ParserError, ResponseParserError, OSError)
+_MALFORMED = (AttributeError, TypeError, UnicodeDecodeError, RecursionError)  # what botocore's parsers stumble into
+_BROKEN = (HTTPError, HTTPClientError, ParserError, ResponseParserError, OSError, ValueError, *_MALFORMED)
 
 
 class Bedrock:
@@ -89,10 +90,12 @@ class Bedrock:
         """Answer in one piece: see `bx.converse.Engine`."""
         try:
             response = self._send(self._client.converse, request)
-        except AttributeError:  # botocore's, where the body is JSON but no object
-            response = {}
+        except _MALFORMED as cause:
+            raise error("ModelErrorException", f"The response is damaged: {cause}") from cause
         if "output" not in response:  # botocore reads a truncated body as an empty object
             raise error("ModelErrorException", "The response ended before the answer did")
+        if not _is_answer(response):
+            raise error("ModelErrorException", "The response is damaged: it has another form than an answer")
         return response
 
     def converse_stream(self, **request: Any) -> dict[str, Any]:
@@ -225,6 +228,16 @@ def _delay(failure: Exception, attempt: int) -> float | None:
     if code == "ModelNotReadyException" or status in _SERVER_FAULTS:
         return _backoff(0.05, attempt)
     return None
+
+
+def _is_answer(response: Response) -> bool:
+    """Whether a response has the parts that everyone reads; botocore does not look at what it parses."""
+    try:
+        blocks = response["output"]["message"]["content"]
+        texts = [block.get("text", "") for block in blocks]
+    except (AttributeError, KeyError, TypeError):
+        return False
+    return isinstance(response.get("stopReason"), str) and all(isinstance(text, str) for text in texts)
 
 
 def _backoff(base: float, attempt: int) -> float:

@@ -203,8 +203,6 @@ def test_a_schema_named_in_a_file_is_found_beside_it(tmp_path, project):
     assert values(inner, BX_JSON="person.json") == {"json": "person.json"}
     project('json = " {}"')
     assert values(inner) == {"json": " {}"}
-    project('json = "/etc/person.json"')
-    assert values(inner) == {"json": "/etc/person.json"}
 
 
 # ---- what a project may not do --------------------------------------------------------------------------------

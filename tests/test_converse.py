@@ -416,3 +416,8 @@ def test_closing_the_text_of_a_stream_closes_the_stream_before_its_first_event()
     stream = Stream((event for event in []), lambda: closed.append(True))
     deltas({"stream": stream}).close()
     assert closed
+
+
+def test_a_number_that_is_too_large_is_no_answer():
+    with pytest.raises(InvalidAnswer, match="too large"):
+        converse.data(answer("83e+747"), {"type": "number"})

@@ -8,7 +8,9 @@ nothing of bx.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -132,7 +134,7 @@ def data(response: Response, schema: dict[str, Any]) -> Any:
         message, fix = UNFINISHED[stop]
         raise InvalidAnswer(message, fix, answer)
     try:
-        value = json.loads(answer, parse_constant=_refuse_constant)
+        value = json.loads(answer, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as cause:
         fix = "Ask again, or choose a model that enforces schemas: docs/models.md lists them"
         raise InvalidAnswer(f"The answer is not JSON ({cause})", fix, answer) from None
@@ -217,8 +219,9 @@ class Stream(Generic[Item]):
 
     def close(self) -> None:
         """Stop the computation and free what the stream holds."""
-        self._items.close()
         self._close()
+        with contextlib.suppress(ValueError):  # another thread takes an item at this moment: it finds the end
+            self._items.close()
 
 
 def complete(events: Iterable[Event]) -> Generator[Event]:
@@ -333,6 +336,12 @@ def _content(response: Response) -> list[dict[str, Any]]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
+
+
+def _finite(digits: str) -> float:
+    if math.isinf(number := float(digits)):
+        raise ValueError(f"{digits} is too large a number")
+    return number
 
 
 _STATUS = {

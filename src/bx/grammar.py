@@ -8,20 +8,31 @@ have none, and objects no keys but their own. A narrower schema never admits an 
 from __future__ import annotations
 
 import json
+import math
 import re
+import time
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from bx.converse import json_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 Schema = dict[str, Any]
 
 _LONGEST_STRING = 300  # characters
 _LONGEST_LIST = 16  # items, or keys of a map
-_DEEPEST = 100  # levels of nesting; deeper ones are refused before anything recurses into them
-_REASON_BUDGET = 2_000_000  # characters of schema that may be compiled to find a reason
+_REASON_SECONDS = 2  # that may be spent on finding the place of a problem
+
+# What is refused or capped before llguidance sees it, which would take minutes or all memory over it.
+_DEEPEST = 100  # levels of nesting
+_LARGEST = 100_000  # characters
+_MOST_ITEMS = 10_000  # more would not fit into an answer anyway
+_MOST_PATTERNS = 12  # in a schema that combines patterns: the time doubles with each
+_MOST_REMAINDERS = 100_000  # of a `multipleOf`: each is a state
+
+_UNUSABLE = "no answer satisfies it, or it is too complex"
 
 # Exact separators: free white space lets a small model write blanks until its tokens run out.
 _SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -33,42 +44,113 @@ _NAMED = ("patternProperties", "properties", "definitions", "$defs")  # definiti
 _COMBINING = ("allOf", "anyOf", "oneOf", "$ref", "patternProperties", "unevaluatedProperties", "if")
 
 
-def candidates(schema: Schema) -> Iterator[str]:
-    """Yield grammars for a schema, the one to prefer first; the last is the schema as it stands.
+def check(schema: Schema, text: str) -> None:
+    """Refuse a schema that is too much for any grammar.
+
+    Args:
+        schema: the schema.
+        text: the JSON that it was read from.
 
     Raises:
-        ValueError: the schema is nested too deeply.
+        ValueError: says where the schema is too large, too deep or no JSON.
     """
+    if len(text) > _LARGEST:
+        raise ValueError(f"$: the schema has {len(text)} characters, and {_LARGEST} is the most")
     if _depth(schema) > _DEEPEST:
-        raise ValueError(f"the schema is nested more than {_DEEPEST} levels deep")
-    for narrowed in (_bounded(schema, close="allOf" not in json.dumps(schema)), schema):
+        raise ValueError(f"$: the schema is nested more than {_DEEPEST} levels deep")
+    try:
+        json.dumps(schema, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("$: the schema holds a lone surrogate, which is no character") from None
+    except ValueError:
+        raise ValueError("$: the schema holds NaN or Infinity, which are no JSON") from None
+    for path, node in _objects(schema):
+        # The values of `enum` and `const` must stay as they are, so `_capped` must find nothing in them.
+        limits = ("minItems", "maxItems") if {"enum", "const"} & {*path} else ("minItems",)
+        for keyword in limits:
+            if _is_many(node.get(keyword)):
+                raise ValueError(f"{json_path([*path, keyword])}: {node[keyword]} is too many for one answer")
+        if _remainders(node) > _MOST_REMAINDERS:
+            step = node["multipleOf"]
+            raise ValueError(
+                f"{json_path([*path, 'multipleOf'])}: the multiples of {step} take too long to tell apart"
+            )
+    _check_combined([node for _, node in _objects(schema)])
+
+
+def _check_combined(nodes: list[dict[str, Any]]) -> None:
+    """Refuse what is quick to tell alone and not when it must hold all at once."""
+    if not any("allOf" in node or ("$ref" in node and len(node) > 1) for node in nodes):
+        return
+    patterns = {node["pattern"] for node in nodes if isinstance(node.get("pattern"), str)}
+    for node in nodes:
+        named = node.get("patternProperties")
+        patterns |= named.keys() if isinstance(named, dict) else set()
+    if len(patterns) > _MOST_PATTERNS:
+        raise ValueError(f"$: the schema combines {len(patterns)} patterns, and {_MOST_PATTERNS} is the most")
+    if math.prod({_remainders(node) for node in nodes}) > _MOST_REMAINDERS:
+        raise ValueError("$: the schema combines several multipleOf, which take too long to tell apart")
+
+
+def _remainders(schema: Schema) -> int:
+    """Count what may be left over when a number is divided by `multipleOf`, its powers of ten aside."""
+    step = schema.get("multipleOf")
+    if isinstance(step, bool) or not isinstance(step, (int, float)) or step <= 0:
+        return 1
+    return int("".join(map(str, Decimal(str(step)).normalize().as_tuple().digits)))
+
+
+def candidates(schema: Schema) -> Iterator[str]:
+    """Yield grammars for a schema that passed `check`, the one to prefer first; the last is nearly as it stands."""
+    capped = _capped(schema)
+    # Narrowing the choices of a `oneOf` may leave one where there were two; not so where they are known to exclude
+    # each other, and else llguidance does not take the schema.
+    inside_one_of = '"oneOf"' not in json.dumps(schema) or _reason(capped) is None
+    close = "allOf" not in json.dumps(schema)
+    for narrowed in (_bounded(capped, close=close, inside_one_of=inside_one_of), capped):
         yield _grammar({**narrowed, "x-guidance": _SEPARATORS})
 
 
-def refusal(schema: Schema) -> str:
-    """Name the JSON path and the keyword that keep a schema from being enforced, with llguidance's reason."""
-    reason = _reason(schema) or "the grammar is too complex"
-    budget = _REASON_BUDGET
+def refusal(schema: Schema, holds: Callable[[str], bool]) -> str:
+    """Name the JSON path and the keyword that keep a schema from being enforced, with the reason.
+
+    Args:
+        schema: the schema.
+        holds: whether a model can be held to a grammar, for the problems that show only when it is used.
+    """
+    schema = _capped(schema)
+    definitions: Schema = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
+    until = time.monotonic() + _REASON_SECONDS
+    late = _reason(schema) is None  # llguidance compiles it, and stumbles over it later
+
+    def why(part: Schema) -> str | None:
+        if time.monotonic() > until:
+            return None
+        part = definitions | part | {"x-guidance": _SEPARATORS}
+        return _reason(part) or (_UNUSABLE if late and not holds(_grammar(part)) else None)
+
+    reason = why(schema) or _UNUSABLE
     path: list[str | int] = []
     node, found = schema, True
-    definitions: Schema = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
-    while found and budget > 0:
+    while found:
         found = False
         for steps, child in _children(node):
-            budget -= len(json.dumps(child))
-            if _reason({**definitions, **child}) == reason:
-                path, node, found = [*path, *steps], child, True
+            inner = why(child)
+            # What cannot be satisfied has its own reason, and is one for whatever it is part of.
+            if inner and (inner == reason or "nsatisfiable" in reason):
+                path, node, reason, found = [*path, *steps], child, inner, True
                 break
-    for keyword in node:
-        rest = {name: value for name, value in node.items() if name != keyword}
-        if _reason({**definitions, **rest}) != reason:
+    for keyword in sorted(node, key=lambda keyword: keyword == "type"):  # what is wrong is hardly ever the type
+        if why({name: value for name, value in node.items() if name != keyword}) != reason:
             return f"{json_path([*path, keyword])}: {reason}"
     return f"{json_path(path)}: {reason}"
 
 
 def hint(schema: Schema) -> str:
     """Say in one sentence what the answer must hold, in the words that small models follow best."""
-    return f"Answer in JSON with {_words(schema)}."
+    words = _words(schema)
+    fields = words.removeprefix(_KEYS)
+    return f"Answer in JSON with {words}." if fields == words else f"Find or write {fields}. Answer in JSON."
 
 
 def _grammar(schema: Schema) -> str:
@@ -83,16 +165,32 @@ def _reason(schema: Schema) -> str | None:
     if not failed:
         return None
     found = re.search(r"failed to compile JSON schema: (.*?)\n +\d+ \| ", messages[0] + "\n 0 | ", re.DOTALL)
-    return " ".join((found[1] if found else messages[0]).split())
+    reason = " ".join((found[1] if found else messages[0]).split())
+    return re.sub(r" while processing json-schema:\S+|\. Enable 'coerce_one_of' .*", "", reason)
 
 
-def _bounded(schema: Any, *, close: bool) -> Any:
+def _capped(value: Any) -> Any:
+    """Copy a schema with no `maxItems` beyond what can be written."""
+    if isinstance(value, list):
+        return [_capped(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    capped = {name: _capped(inner) for name, inner in value.items()}
+    if _is_many(capped.get("maxItems")):
+        capped["maxItems"] = _MOST_ITEMS
+    return capped
+
+
+def _is_many(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value > _MOST_ITEMS
+
+
+def _bounded(schema: Schema, *, close: bool, inside_one_of: bool) -> Schema:
     """Copy a schema with a bound on whatever has none; with `close`, objects get no keys but their own."""
-    if not isinstance(schema, dict):
-        return schema
     narrowed = dict(schema)
     for steps, child in _children(schema):
-        _put(narrowed, steps, _bounded(child, close=close))
+        if inside_one_of or steps[0] != "oneOf":
+            _put(narrowed, steps, _bounded(child, close=close, inside_one_of=inside_one_of))
     kinds = schema.get("type", ())
     kinds = {kinds} if isinstance(kinds, str) else set(kinds)
     if "string" in kinds and not {"maxLength", "enum", "const", "pattern", "format"} & schema.keys():
@@ -142,6 +240,18 @@ def _put(schema: Schema, steps: list[str | int], child: Any) -> None:
     held[key] = child
 
 
+def _objects(schema: Schema) -> Iterator[tuple[list[str | int], dict[str, Any]]]:
+    """Yield every object in a schema, whatever it stands for, with the path to it."""
+    left: list[tuple[list[str | int], Any]] = [([], schema)]
+    while left:
+        path, value = left.pop()
+        if isinstance(value, dict):
+            yield path, value
+            left += [([*path, name], inner) for name, inner in value.items()]
+        elif isinstance(value, list):
+            left += [([*path, index], inner) for index, inner in enumerate(value)]
+
+
 def _depth(value: Any) -> int:
     """Count the levels of nesting without recursion; stops counting where it is too deep anyway."""
     level, deep = [value], 0
@@ -162,7 +272,7 @@ def _words(schema: Any) -> str:
     if isinstance(choices := schema.get("enum"), list):
         return " or ".join(_spelled(choice) for choice in choices)
     if isinstance(named := schema.get("properties"), dict) and named:
-        return "the keys " + ", ".join(_field(name, child) for name, child in named.items())
+        return _KEYS + ", ".join(_field(name, child) for name, child in named.items())
     if isinstance(items := schema.get("items"), dict):
         return f"a list of {_words(items)}"
     kinds = schema.get("type", "value")
@@ -183,6 +293,7 @@ def _spelled(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+_KEYS = "the keys "
 _KINDS = {
     "string": "text",
     "integer": "whole number",

@@ -115,7 +115,7 @@ def test_a_request_becomes_messages_and_settings():
     ]
     asked = request(messages, model="local", system="s", maxTokens=5, temperature=0.5, topP=0.9, fields={"seed": 3})
     body = chat.body(asked, "Answer in JSON.")
-    assert [message["content"] for message in body["messages"]] == ["s", "ab", "c", "d\n\nAnswer in JSON."]
+    assert [message["content"] for message in body["messages"]] == ["s\n\nAnswer in JSON.", "ab", "c", "d"]
     expected = {"max_tokens": 5, "temperature": 0.5, "top_p": 0.9, "seed": 3, "stream": True}
     assert {name: body[name] for name in expected} == expected
     assert asked["messages"] == messages, "the request stays as it was"

@@ -34,7 +34,8 @@ ALLOWED = {
     "bx.engines.budget": set(),
     "bx.engines.calls": {"bx.converse"},
     "bx.engines.llama": VOCABULARY | {"bx.engines.budget", "bx.engines.calls", "bx.gguf"},
-    "bx.engines.local": VOCABULARY | {"bx.engines.calls", "bx.engines.chat", "bx.engines.llama", "bx.grammar", "bx.weights"},
+    "bx.engines.local": VOCABULARY
+    | {"bx.engines.calls", "bx.engines.chat", "bx.engines.llama", "bx.grammar", "bx.weights"},
     "bx.cli.*": {"bx", "bx.*"},
     "bx.cli": {"bx", "bx.*"},
 }

@@ -23,6 +23,8 @@ Schema = dict[str, Any]
 
 _LONGEST_STRING = 300  # characters
 _LONGEST_LIST = 16  # items, or keys of a map
+_LARGEST_INTEGER = 10**18  # either way; llguidance refuses ranges that reach 2**63
+_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _REASON_SECONDS = 2  # that may be spent on finding the place of a problem
 
 # What is refused or capped before llguidance sees it, which would take minutes or all memory over it.
@@ -198,6 +200,9 @@ def _bounded(schema: Schema, *, close: bool, inside_one_of: bool) -> Schema:
     if "array" in kinds and "maxItems" not in schema:
         prefix = len(schema.get("prefixItems", ()))
         narrowed["maxItems"] = max(_LONGEST_LIST, prefix, schema.get("minItems", 0))
+    limits = [schema[keyword] for keyword in _LIMITS if keyword in schema]
+    if "integer" in kinds and "number" not in kinds and all(abs(limit) < _LARGEST_INTEGER for limit in limits):
+        narrowed = {"minimum": -_LARGEST_INTEGER, "maximum": _LARGEST_INTEGER, **narrowed}
     if "object" in kinds and not {"maxProperties", "properties"} & schema.keys():
         narrowed["maxProperties"] = max(_LONGEST_LIST, schema.get("minProperties", 0))
     if close and _closable(schema):

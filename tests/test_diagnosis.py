@@ -251,6 +251,7 @@ ANSWERS = [
     ("prompt-too-long", 2, refuses(BY_MODEL.format("prompt is too long: 250000 tokens > 200000 maximum")), "250000"),
     ("refused-by-model", 2, refuses(BY_MODEL.format("adaptive thinking is not supported")), f"{MODEL} refused"),
     ("refused", 2, refuses("There is nothing available to cache."), "nothing available to cache"),
+    ("engine-no-build", 2, misses("The embedded engine has no build for this platform (darwin x86_64)"), "nova"),
     ("engine-not-installed", 2, misses(NO_ENGINE), "pip install 'bedrock-bx[local]'"),
     ("model-not-ready", 7, failure(429, "ModelNotReadyException", "Not ready"), "Wait"),
     ("model-timeout", 6, failure(408, "ModelTimeoutException", "Timed out"), "--max-tokens"),

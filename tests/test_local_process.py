@@ -326,3 +326,18 @@ def test_while_a_model_loads_its_socket_is_in_a_private_folder(run, fetched_weig
                 continue
         time.sleep(0.002)
     assert modes == {0o700}
+
+
+@pytest.mark.parametrize(
+    ("machine", "said"), [("x86_64", "pip install 'bedrock-bx[local]'"), ("riscv64", "do not run on this platform")]
+)
+def test_without_the_engine_nothing_is_fetched_for_it_and_the_way_out_is_named(bx, tmp_path, machine, said):
+    hidden = "import sys, platform; sys.modules['xllamacpp'] = None; platform.machine = lambda: sys.argv[-1]"
+    hidden += "; import importlib.util as u; real = u.find_spec"
+    hidden += "; u.find_spec = lambda name, *more: None if name == 'xllamacpp' else real(name, *more)"
+    code = f"{hidden}; from bx.cli import main, Terminal; sys.exit(main(['hi', '-m', 'local', '-y'], Terminal()))"
+    command = [sys.executable, "-c", code, machine]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert "fetching" not in done.stderr

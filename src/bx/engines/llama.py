@@ -9,9 +9,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import importlib.util
 import os
+import platform
 import secrets
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -38,6 +41,13 @@ _THREADS = 8  # at most: more only get in each other's way with the small models
 _TEMPLATE = 512  # tokens that a chat template may add to the texts of a conversation
 _PATIENCE = 10  # seconds that a computation has to stop; it takes a fraction of one
 _TICK = 0.1  # seconds between two looks at whether a waiting request was cancelled
+# Where xllamacpp has a wheel; the markers in pyproject.toml say the same.
+_BUILDS = [
+    ("linux", "x86_64", "glibc"),
+    ("linux", "aarch64", "glibc"),
+    ("darwin", "arm64"),
+    ("win32", "AMD64"),
+]
 _ALWAYS = {
     "cache_prompt": False,  # what was asked before must not change an answer at temperature 0
     "timings_per_token": True,  # the tokens so far, also where the answer is stopped
@@ -285,7 +295,7 @@ def _load(path: Path) -> Any:
     try:
         import xllamacpp
     except ImportError as cause:
-        raise _not_installed(cause) from cause
+        raise _not_loaded(cause) from cause
     folder = tempfile.mkdtemp(prefix="bx-")  # 0700
     try:
         return xllamacpp.Server(_parameters(xllamacpp.CommonParams(), path, folder))
@@ -324,12 +334,25 @@ def _most_tokens(body: dict[str, Any]) -> int:
     return _TEMPLATE + sum(len(text.encode()) for text in texts)
 
 
-def _not_installed(cause: ImportError) -> ClientError:
+def check_installed() -> None:
+    """Refuse to go on without llama.cpp, before a model is looked for or fetched.
+
+    Raises:
+        ClientError: it is not installed, or there is no build of it for this platform.
+    """
+    if importlib.util.find_spec("xllamacpp"):
+        return
+    kind = sys.platform, platform.machine(), *(platform.libc_ver()[:1] if sys.platform == "linux" else ())
+    if kind not in _BUILDS:
+        where = " ".join(part for part in kind if part)
+        raise error("ResourceNotFoundException", f"The embedded engine has no build for this platform ({where})")
+    fix = "pip install 'bedrock-bx[local]'"
+    raise error("ResourceNotFoundException", f"The embedded engine is not installed: {fix}")
+
+
+def _not_loaded(cause: ImportError) -> ClientError:
     if "libgomp" in str(cause):
         return error("ModelErrorException", "The embedded engine needs libgomp: apt-get install libgomp1")
-    if isinstance(cause, ModuleNotFoundError):
-        fix = "pip install 'bedrock-bx[local]'"
-        return error("ResourceNotFoundException", f"The embedded engine is not installed: {fix}")
     return error("ModelErrorException", f"The embedded engine cannot be loaded: {cause}")
 
 

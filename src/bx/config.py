@@ -221,6 +221,10 @@ def _add_models(file: Path, entries: Any, settings: Settings, *, project: bool) 
     for name, entry in entries.items():
         if not isinstance(entry, dict):
             raise ConfigError(f"{file}: models.{name} must be a table", f'Write [models.{name}] and id = "..."')
+        if "file" in entry:  # a key of our own: see below
+            raise ConfigError(
+                f"{file}: models.{name}: unknown key 'file'", 'A model file is named by id = "local:PATH"'
+            )
         if project and _is_file(entry.get("id")):
             settings.notes.append(f"{file}: models.{name} was passed over: only your own config.toml may name a file")
         else:

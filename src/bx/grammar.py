@@ -107,8 +107,9 @@ def candidates(schema: Schema) -> Iterator[str]:
     capped = _capped(schema)
     # Narrowing the choices of a `oneOf` may leave one where there were two; not so where they are known to exclude
     # each other, and else llguidance does not take the schema.
-    inside_one_of = '"oneOf"' not in json.dumps(schema) or _reason(capped) is None
-    close = "allOf" not in json.dumps(schema)
+    text = json.dumps(schema)
+    inside_one_of = '"oneOf"' not in text or _reason(capped) is None
+    close = "allOf" not in text
     for narrowed in (_bounded(capped, close=close, inside_one_of=inside_one_of), capped):
         yield _grammar({**narrowed, "x-guidance": _SEPARATORS})
 

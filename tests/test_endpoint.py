@@ -25,6 +25,7 @@ from endpoint import (
     STALL,
     Endpoint,
     Reply,
+    answer,
     broken,
     corrupted,
     event,
@@ -207,3 +208,36 @@ def test_a_fault_cuts_a_stream_after_some_events(endpoint, client, pieces, error
     with contextlib.closing(stream), outcome:  # botocore takes a clean cut for the end
         arrived.extend(stream)
     assert len(arrived) == 3
+
+
+CONTENT = [
+    {"reasoningContent": {"reasoningText": {"text": "They want the weather.", "signature": "c2ln"}}},
+    {"text": "Let me look that up."},
+    {"toolUse": {"toolUseId": "tooluse_1", "name": "weather", "input": {"city": "Zürich", "days": [1, 2, 3]}}},
+    {"toolUse": {"toolUseId": "tooluse_2", "name": "time", "input": {}}},
+]
+
+
+def test_content_blocks_of_every_kind_reach_a_client_in_one_piece_and_in_events(endpoint, client):
+    asked = converse.request(WORDS, model="m")
+    endpoint.script += [answer(*CONTENT, stop="tool_use")] * 2
+    whole = client.converse(**asked)
+    events = list(client.converse_stream(**asked)["stream"])
+    folded = converse.collect(events)
+    for response in (whole, folded):
+        assert (response["output"]["message"]["content"], response["stopReason"]) == (CONTENT, "tool_use")
+    assert folded["usage"] == whole["usage"]
+    fragments = [event for event in events if "toolUse" in event.get("contentBlockDelta", {}).get("delta", {})]
+    assert len(fragments) > 3
+    assert converse.text(client.converse(**asked)) == WORDS
+
+
+def test_a_function_answers_each_request_as_it_sees_fit(endpoint, client):
+    refusal = failure(400, "ValidationException", "This model doesn't support the toolConfig field.")
+    endpoint.respond = lambda request: refusal if "toolConfig" in request else answer(request["modelId"])
+    tool = {"toolSpec": {"name": "a", "inputSchema": {"json": {"type": "object"}}}}
+    asked = converse.request(WORDS, model="m")
+    with pytest.raises(ClientError, match="toolConfig"):
+        client.converse(**asked, toolConfig={"tools": [tool]})
+    assert converse.text(client.converse(**asked)) == "m"
+    assert list(converse.deltas(client.converse_stream(**asked))) == ["m"]

@@ -103,6 +103,22 @@ def test_a_member_is_taken_out_of_an_object(others, value, data):
     assert json.loads(taken) == value
 
 
+@pytest.mark.parametrize("cut", [partial.document, lambda pieces: partial.member(pieces, "answer")])
+def test_a_cut_never_waits_for_a_second_piece_before_it_passes_something_on(cut):
+    taken = []
+
+    def arriving():
+        for piece in ("Well: ", "{", '"answer"', ": ", '"a', 'b"'):
+            taken.append(piece)
+            yield piece
+
+    going = cut(arriving())
+    for _ in range(6):
+        before = len(taken)
+        next(going)
+        assert len(taken) <= before + 1
+
+
 PROSE = st.text(st.characters(exclude_characters='{"'), max_size=30)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -130,18 +130,31 @@ def data(response: Response, schema: dict[str, Any]) -> Any:
         InvalidAnswer: the answer was cut off, refused or filtered, is no JSON, or breaks the schema.
     """
     answer, stop = text(response), response["stopReason"]
-    if stop in UNFINISHED:
-        message, fix = UNFINISHED[stop]
-        raise InvalidAnswer(message, fix, answer)
+    if stop in UNFINISHED and stop != "malformed_model_output":  # of which the reason can be told below
+        raise InvalidAnswer(*UNFINISHED[stop], answer)
     try:
-        value = json.loads(answer, parse_constant=_refuse_constant, parse_float=_finite)
-    except (ValueError, RecursionError) as cause:
-        fix = "Ask again, or choose a model that enforces schemas: docs/models.md lists them"
+        value = loads(answer)
+    except ValueError as cause:
+        fix = "Ask again, or choose a model that enforces schemas: docs/structured-output.md lists them"
         raise InvalidAnswer(f"The answer is not JSON ({cause})", fix, answer) from None
     if broken := violation(value, schema):
         fix = "Ask again, or describe the fields in the prompt or in the schema"
         raise InvalidAnswer(f"The answer does not satisfy the schema: {broken}", fix, answer)
+    if stop in UNFINISHED:
+        raise InvalidAnswer(*UNFINISHED[stop], answer)
     return value
+
+
+def loads(text: str) -> Any:
+    """Read JSON, and nothing that Python takes for it: NaN, Infinity, a number beyond all floats.
+
+    Raises:
+        ValueError: it is none, or is nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def violation(value: Any, schema: dict[str, Any]) -> str | None:
@@ -152,10 +165,19 @@ def violation(value: Any, schema: dict[str, Any]) -> str | None:
     Raises:
         ValueError: the schema itself is no valid JSON Schema.
     """
+    return checker(schema)(value)
+
+
+def checker(schema: dict[str, Any]) -> Callable[[Any], str | None]:
+    """Make the function that is `violation` for one schema, for many values.
+
+    Raises:
+        ValueError: the schema is no valid JSON Schema.
+    """
     import jsonschema_rs
 
     try:
-        checker = _validator(schema)
+        validator = _validator(schema)
     except jsonschema_rs.ValidationError as cause:
         where = json_path([*cause.instance_path])
         raise ValueError(f"not a valid JSON Schema: {where}: {cause.message}") from None
@@ -163,8 +185,38 @@ def violation(value: Any, schema: dict[str, Any]) -> str | None:
         raise ValueError(f"not a self-contained JSON Schema: {cause}") from None
     except ValueError as cause:
         raise ValueError(f"not a valid JSON Schema: {cause}") from None
-    first = next(iter(checker.iter_errors(value)), None)
+
+    def broken(value: Any) -> str | None:
+        first = next(iter(validator.iter_errors(value)), None)
+        return None if first is None else f"{json_path([*first.instance_path])}: {first.message}"
+
+    return broken
+
+
+def invalid_schema(schema: Any) -> str | None:
+    """Say where and why a value is no JSON Schema, by the meta-schema that its `$schema` names, or return None.
+
+    Takes linear time, follows no reference and fetches nothing. The default is Draft 2020-12.
+    """
+    import jsonschema_rs
+
+    named = schema.get("$schema", _DRAFT) if isinstance(schema, dict) else _DRAFT
+    try:
+        meta = _meta(named or "nothing")
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, TypeError, ValueError):
+        return f"{json_path(['$schema'])}: {named!r} is no draft that is known"
+    try:
+        first = next(iter(meta.iter_errors(schema)), None)
+    except ValueError as cause:
+        return f"$: {cause}"
     return None if first is None else f"{json_path([*first.instance_path])}: {first.message}"
+
+
+@lru_cache(maxsize=8)
+def _meta(draft: str) -> Any:
+    import jsonschema_rs
+
+    return jsonschema_rs.validator_for({"$schema": draft, "$ref": draft}, validate_formats=True, offline=True)
 
 
 def _validator(schema: dict[str, Any]) -> Any:
@@ -188,6 +240,18 @@ def json_path(steps: Iterable[str | int]) -> str:
         else:
             spelled += f".{step}" if step.replace("$", "_").isidentifier() else f"[{step!r}]"
     return spelled
+
+
+def total(usages: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Add up the `usage` (tokens) of several responses to what one would have told."""
+    added: dict[str, Any] = {}
+    for usage in usages:
+        for name, value in usage.items():
+            if isinstance(value, int):
+                added[name] = added.get(name, 0) + value
+            elif isinstance(value, list):
+                added[name] = [*added.get(name, []), *value]
+    return added
 
 
 # ---- streams --------------------------------------------------------------------------------------------------
@@ -247,11 +311,16 @@ def complete(events: Iterable[Event]) -> Generator[Event]:
 
 def _is_sound(body: dict[str, Any]) -> bool:
     delta = body.get("delta")
-    return isinstance(delta, dict) and bool(delta) and isinstance(delta.get("text", ""), str)
+    if not isinstance(delta, dict) or not delta or not isinstance(delta.get("text", ""), str):
+        return False
+    call = delta.get("toolUse", {"input": ""})
+    return isinstance(call, dict) and isinstance(call.get("input"), str)
 
 
 def collect(events: Iterable[Event]) -> Response:
     """Fold the events of a stream into the response that `converse` would have given.
+
+    The input of a tool call that was cut off is no JSON: then `input` is the text that arrived, a string.
 
     Raises:
         ClientError: the stream broke, or ended before the answer did.
@@ -260,8 +329,9 @@ def collect(events: Iterable[Event]) -> Response:
     response: Response = {}
     for event in complete(events):
         ((kind, body),) = event.items()
-        if kind == "messageStart":
+        if kind == "messageStart":  # where tools were run in between, the last turn is the answer
             role = body["role"]
+            blocks.clear()
         elif kind == "contentBlockStart":
             blocks[body["contentBlockIndex"]] = {name: dict(start) for name, start in body["start"].items()}
         elif kind == "contentBlockDelta":
@@ -272,7 +342,8 @@ def collect(events: Iterable[Event]) -> Response:
         if "text" in block:
             block["text"] = "".join(block["text"])
         if "toolUse" in block:
-            block["toolUse"]["input"] = json.loads("".join(block["toolUse"].get("input", ())) or "{}")
+            whole = response["stopReason"] not in UNFINISHED
+            block["toolUse"]["input"] = _tool_input("".join(block["toolUse"].get("input", ())), whole=whole)
     message = {"role": role, "content": [blocks[index] for index in sorted(blocks)]}
     return {"output": {"message": message}, **response}
 
@@ -285,7 +356,9 @@ def _append(block: dict[str, Any], delta: dict[str, Any]) -> None:
     elif kind == "text":
         block.setdefault("text", []).append(piece)  # joined in the end: text by text would take quadratic time
     elif kind == "toolUse":
-        block["toolUse"].setdefault("input", []).append(piece["input"])
+        if kind not in block:
+            raise broken_stream("modelStreamErrorException", "A tool call arrived without its beginning")
+        block[kind].setdefault("input", []).append(piece["input"])
     elif kind == "citation":
         cited = block.setdefault("citationsContent", {"content": [], "citations": []})
         cited["citations"].append(piece)
@@ -295,6 +368,15 @@ def _append(block: dict[str, Any], delta: dict[str, Any]) -> None:
         _append_reasoning(block.setdefault("reasoningContent", {}), piece)
     else:
         block.setdefault(kind, {}).update(piece)
+
+
+def _tool_input(written: str, *, whole: bool) -> Any:
+    try:
+        return loads(written or "{}")
+    except ValueError:
+        if whole:
+            raise broken_stream("modelStreamErrorException", "The input of a tool call is not JSON") from None
+        return written
 
 
 def _append_reasoning(block: dict[str, Any], piece: dict[str, Any]) -> None:
@@ -344,6 +426,7 @@ def _finite(digits: str) -> float:
     return number
 
 
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _STATUS = {
     "ValidationException": 400,
     "AccessDeniedException": 403,

@@ -71,11 +71,13 @@ def _string(piece: str, at: int, *, backslash: bool) -> tuple[int, str, bool]:
 
 
 def document(pieces: Iterable[str]) -> Iterator[str]:
-    """Cut the first JSON object out of a text: prose and code fences around it are left out."""
+    """Cut the first JSON object out of a text: prose and code fences around it are left out.
+
+    Every piece that comes gives at least one that goes, perhaps an empty one.
+    """
     depth = 0
     for token in tokens(_from_its_beginning(pieces)):
-        if token.text:
-            yield token.text
+        yield token.text
         depth += _levels(token)
         if depth == 0 and token.kind in _CLOSING:
             return
@@ -90,19 +92,22 @@ def _from_its_beginning(pieces: Iterable[str]) -> Iterator[str]:
             yield before[found.start() :]
             before = None
         else:  # only a brace and the white space behind it may still be a beginning
+            yield ""
             at = before.rfind("{")
             short = len(before) - at <= _LONGEST_BEGINNING
             before = before[at:] if at >= 0 and short and not before[at + 1 :].strip() else ""
 
 
 def member(pieces: Iterable[str], name: str) -> Iterator[str]:
-    """Take the value of one member out of an object as it is written."""
+    """Take the value of one member out of an object as it is written.
+
+    Every piece that comes gives at least one that goes, perhaps an empty one.
+    """
     depth, key, inside = 0, list[str](), False
     for token in tokens(pieces):
         if inside and depth == 1 and token.kind in (",", "}"):
             return
-        if inside and token.text:
-            yield token.text
+        yield token.text if inside else ""
         if depth == 1 and not inside:
             if token.kind == ",":
                 key.clear()

@@ -15,7 +15,18 @@ MODULES = {
 # Module -> the modules of bx that it may import. A trailing dot admits everything below.
 VOCABULARY = {"bx.converse", "bx.validation"}
 ALLOWED = {
-    "bx": {"bx.converse", "bx.config", "bx.catalogue", "bx.engines", "bx.structured", "bx.tools", "bx.schema.source"},
+    "bx": {
+        "bx.converse",
+        "bx.catalogue",
+        "bx.config",
+        "bx.engines",
+        "bx.partial",
+        "bx.schema.check",
+        "bx.schema.concise",
+        "bx.schema.source",
+        "bx.structured",
+        "bx.turns",
+    },
     "bx.__main__": {"bx.cli"},
     "bx.converse": set(),
     "bx.validation": {"bx.converse"},
@@ -28,7 +39,8 @@ ALLOWED = {
     "bx.schema.check": {"bx.converse", "bx.schema.walk"},
     "bx.schema.fix": {"bx.converse", "bx.schema.check", "bx.schema.walk"},
     "bx.schema.infer": {"bx.converse", "bx.schema.walk"},
-    "bx.schema.example": {"bx.converse", "bx.schema.walk"},
+    "bx.schema.example": {"bx.converse", "bx.schema.values", "bx.schema.walk"},
+    "bx.schema.values": set(),
     "bx.partial": set(),
     "bx.memory": set(),
     "bx.capabilities": set(),
@@ -42,6 +54,8 @@ ALLOWED = {
         "bx.schema.fix",
         "bx.schema.walk",
     },
+    "bx.command": set(),
+    "bx.turns": {"bx.command", "bx.converse", "bx.schema.source", "bx.schema.walk", "bx.tools"},
     "bx.tools": {"bx.converse", "bx.schema.source", "bx.schema.walk"},
     "bx.gguf": set(),
     "bx.disk": set(),

@@ -19,11 +19,12 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from bx.converse import Engine, InvalidAnswer, collect, data, deltas, request, text, violation
+from bx.converse import Engine, InvalidAnswer, Stream, collect, complete, data, deltas, request, text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+
     from bx.catalogue import Named
-    from bx.converse import Stream
 
 __all__ = [
     "Engine",
@@ -36,18 +37,26 @@ __all__ = [
     "engine",
     "request",
     "stream",
+    "stream_json",
     "text",
 ]
 __version__ = "0.1.0"
 
 
-def ask(prompt: str | list[dict[str, Any]], *, model: str | None = None, **more: Any) -> str:
+def ask(
+    prompt: str | list[dict[str, Any]],
+    *,
+    model: str | None = None,
+    tools: Sequence[Callable[..., Any]] = (),
+    **more: Any,
+) -> str:
     """Ask a model and return the text of its answer.
 
     Args:
         prompt: the user's text, or a list of Converse messages.
         model: an alias such as `local` or `claude`, a model id, a profile id or an ARN; else the setting `model`,
             else `nova`.
+        tools: typed functions that the model may call; their docstrings tell it when.
         more: what `bx.request` takes: `system`, `fields`, `maxTokens`, `temperature`, `topP`, `stopSequences`.
 
     Raises:
@@ -55,34 +64,98 @@ def ask(prompt: str | list[dict[str, Any]], *, model: str | None = None, **more:
         botocore.exceptions.BotoCoreError: there are no credentials, no network, or the request has a wrong shape.
         ValueError: the model's name or a setting is unusable.
     """
-    return text(_default().converse(**request(prompt, model=model or _model(), **more)))
+    return text(_equipped(tools).converse(**request(prompt, model=model or _model(), **more)))
 
 
-def stream(prompt: str | list[dict[str, Any]], *, model: str | None = None, **more: Any) -> Stream[str]:
+def stream(
+    prompt: str | list[dict[str, Any]],
+    *,
+    model: str | None = None,
+    tools: Sequence[Callable[..., Any]] = (),
+    **more: Any,
+) -> Stream[str]:
     """Ask a model and iterate over the text of its answer as it arrives; closing the iterator stops the model.
 
     Takes and raises what `ask` does; also a ClientError when the stream breaks before the answer is whole.
     """
-    return deltas(_default().converse_stream(**request(prompt, model=model or _model(), **more)))
+    return deltas(_equipped(tools).converse_stream(**request(prompt, model=model or _model(), **more)))
 
 
 def ask_json(
-    prompt: str | list[dict[str, Any]], schema: dict[str, Any], *, model: str | None = None, **more: Any
+    prompt: str | list[dict[str, Any]],
+    schema: Any,
+    *,
+    model: str | None = None,
+    guarantee: str | None = None,
+    **more: Any,
 ) -> Any:
     """Ask a model for JSON and return it parsed, satisfying the schema.
 
-    Takes and raises what `ask` does.
+    Args:
+        prompt: the user's text, or a list of Converse messages.
+        schema: a JSON Schema, a Pydantic model, a dataclass, a typed dict, or fields as in `"service, minutes int"`.
+        model: see `ask`.
+        guarantee: `enforced`, `validated` or `any`: see `engine`.
+        more: see `ask`.
 
     Raises:
         InvalidAnswer: the answer was cut off, refused, or does not satisfy the schema; its `text` is what arrived.
-        ValueError: the schema is no valid JSON Schema; nothing was sent.
+        ValueError: the schema is unusable, or cannot be enforced as the guarantee asks; nothing was sent.
+        ClientError: and all else that `ask` raises.
     """
-    violation(None, schema)
-    return data(_default().converse(**request(prompt, model=model or _model(), schema=schema, **more)), schema)
+    plain = _schema(schema)
+    response = _default(guarantee).converse(**request(prompt, model=model or _model(), schema=plain, **more))
+    return data(response, {} if guarantee == "any" else plain)
+
+
+def stream_json(
+    prompt: str | list[dict[str, Any]],
+    schema: Any,
+    *,
+    model: str | None = None,
+    guarantee: str | None = None,
+    **more: Any,
+) -> Stream[Any]:
+    """Ask a model for JSON and iterate over what there is of it, parsed, as it arrives.
+
+    A field appears once it is complete; lists and objects grow. The last value is the whole answer, which satisfies
+    the schema. Takes and raises what `ask_json` does, the latter when the answer has arrived.
+    """
+    plain = _schema(schema)
+    asked = request(prompt, model=model or _model(), schema=plain, **more)
+    response = _default(guarantee).converse_stream(**asked)
+    events = response["stream"]
+    return Stream(_growing(events, {} if guarantee == "any" else plain), getattr(events, "close", lambda: None))
+
+
+def _growing(events: Iterable[dict[str, Any]], schema: dict[str, Any]) -> Generator[Any]:
+    from bx.partial import snapshots
+
+    kept: list[dict[str, Any]] = []
+
+    def pieces() -> Iterator[str]:
+        for event in complete(events):
+            kept.append(event)
+            yield event.get("contentBlockDelta", {}).get("delta", {}).get("text", "")
+
+    last: Any = None
+    arriving = pieces()
+    for last in snapshots(arriving):
+        yield last
+    for _ in arriving:  # where the text is no JSON, the snapshots end early
+        pass
+    value = data(collect(kept), schema)
+    if value != last:
+        yield value
 
 
 def engine(
-    *, geo: str | None = None, region: str | None = None, profile: str | None = None, endpoint_url: str | None = None
+    *,
+    geo: str | None = None,
+    region: str | None = None,
+    profile: str | None = None,
+    endpoint_url: str | None = None,
+    guarantee: str | None = None,
 ) -> Named:
     """Make an engine over all models: `converse(**request)` and `converse_stream(**request)`, as boto3 has them.
 
@@ -95,22 +168,49 @@ def engine(
         region: the AWS region.
         profile: the profile of the shared AWS configuration files.
         endpoint_url: another endpoint for Amazon Bedrock.
+        guarantee: what holds for a JSON Schema in a request: `enforced` only accepts a grammar that holds the model
+            to all of it, `validated` (the default) any answer that satisfies it, `any` any JSON.
     """
     from bx import config
     from bx.catalogue import Catalogue, Named, warn
     from bx.engines import Router
+    from bx.structured import Structured
 
     settings = config.load()
     for note in settings.notes:
         warn(note)
     given = {"region": region, "profile": profile, "endpoint_url": endpoint_url}
     bedrock = {name: value or settings.values.get(name) for name, value in given.items()}
-    return Named(Router(bedrock), Catalogue(settings.models, geo or settings.values.get("geo")))
+    catalogue = Catalogue(settings.models, geo or settings.values.get("geo"))
+    guarantee = guarantee or settings.values.get("guarantee", "validated")
+    ladder = Structured(Router(bedrock), guarantee, scope=config.scope(bedrock), names=catalogue.ids())
+    return Named(ladder, catalogue)
 
 
 @cache
-def _default() -> Named:
-    return engine()
+def _default(guarantee: str | None = None) -> Named:
+    return engine(guarantee=guarantee)
+
+
+def _equipped(tools: Sequence[Callable[..., Any]]) -> Engine:
+    if not tools:
+        return _default()
+    from bx.turns import Equipped
+
+    return Equipped(_default(), tools)
+
+
+def _schema(given: Any) -> dict[str, Any]:
+    """Return the JSON Schema that is given in one of its forms, and is one.
+
+    Raises:
+        ValueError: it is none.
+    """
+    from bx.schema import check, concise, source
+
+    schema = concise.parse(given) if isinstance(given, str) else source.of(given)
+    check.well_formed(schema)
+    return schema
 
 
 @cache

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from bx.converse import Engine, Response
 
-_KEYS = {"id": str, "geos": list, "in_region": bool, "schema": bool, "note": str}
+_KEYS = {"id": str, "geos": list, "in_region": bool, "note": str}
 FILE = "file"  # the key of an entry that names where it stands, when a project has written it
 _IN_WORDS = {str: "text", list: "a list of texts", bool: "true or false"}
 DEFAULT = "nova"
@@ -52,6 +52,10 @@ class Catalogue:
             self.models[alias] = dict(entry) if "id" in entry else {**self.models.get(alias, {}), **entry}
             _check(alias, self.models[alias])
         self._geo = geo
+
+    def ids(self) -> dict[str, str]:
+        """Return the model id of each name."""
+        return {name: entry["id"] for name, entry in self.models.items()}
 
     def resolve(self, name: str) -> Resolved:
         """Turn an alias or a base id into the id to send; any other id passes through.

@@ -25,6 +25,8 @@ KINDS: dict[str, type] = {
     "endpoint_url": str,
     "system": str,
     "json": str,
+    "guarantee": str,
+    "max_turns": int,
     "max_tokens": int,
     "temperature": float,
     "top_p": float,
@@ -127,6 +129,14 @@ def parsed(text: str, kind: type, where: str) -> Any:
     return _checked([text] if kind is list else text, kind, where)
 
 
+def scope(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> str:
+    """Name the part of AWS that is asked: what is learned about a model holds there."""
+    environ = os.environ if environ is None else environ
+    region = options.get("region") or environ.get("AWS_DEFAULT_REGION", "")
+    profile = options.get("profile") or environ.get("AWS_PROFILE", "")
+    return f"{region} {profile} {options.get('endpoint_url') or ''}"
+
+
 def user_file(environ: Mapping[str, str]) -> Path:
     """Return where the user's own settings are read from; there need be no such file."""
     if folder := environ.get("XDG_CONFIG_HOME"):
@@ -189,7 +199,11 @@ def _beside(file: Path, name: str, value: Any) -> Any:
 
 
 def _is_inline(schema: Any) -> bool:
-    return not isinstance(schema, str) or schema.lstrip()[:1] in ("{", "-")
+    """Whether a setting is a schema itself: a JSON object, or fields in the concise form, which has blanks or signs.
+
+    Anything else is a path, so that no file can name Python code (`module:Name`) to be run.
+    """
+    return not isinstance(schema, str) or schema.lstrip()[:1] in ("{", "-", "[") or bool({*" ,|\n"} & {*schema})
 
 
 def _tables(file: Path, content: bytes) -> dict[str, Any]:

@@ -34,6 +34,8 @@ _SECRETS = [
 class Diagnosis(NamedTuple):
     """What to tell about a failure. All texts but `detail` are single lines; `why` and `fix` may be empty.
 
+    Where the failure explained itself, `what` is as it said it, and may point into a text on lines of its own.
+
     `name` is the rule's, and a heading of docs/errors.md (empty where the failure explained itself). `detail` is the
     text of AWS or of the exception, with its code. `request_id` is AWS's, or empty.
     """
@@ -71,7 +73,7 @@ def explain(  # six: what the texts speak of
     told = {"detail": facts.pop("detail"), "request_id": facts.pop("request_id")}
     for own in (failure, failure.__cause__):
         if own is not None and hasattr(own, "fix") and hasattr(own, "exit_code"):
-            return Diagnosis("", _line(redacted(str(own))), "", _line(own.fix), **told, exit_code=own.exit_code)
+            return Diagnosis("", redacted(str(own)), "", _line(own.fix), **told, exit_code=own.exit_code)
     facts |= {"model": model, "profile": profile, "region": region or facts["region"]}
     rule, found = _rule(facts)
     words = {**facts, "error": type(failure).__name__, **found}

@@ -12,24 +12,75 @@ from bx.engines import Router
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from bx.cli.terminal import Terminal
-    from bx.converse import Event, Request, Response
+    from bx.converse import Engine, Event, Request, Response
+    from bx.tools import Tool
 
 Schema = dict[str, Any]
 
+_OF_THE_WHOLE = ("minItems", "maxItems", "uniqueItems", "contains", "minContains", "maxContains")
 
-def show(request: Request, schema: Schema | None, options: argparse.Namespace, terminal: Terminal) -> None:
-    """Send a request and print its answer."""
+
+def engine(schema: Schema | None, tools: Sequence[Tool], options: argparse.Namespace, terminal: Terminal) -> Engine:
+    """Make the engine over all models, with the ladder around it where a schema or tools need that."""
     _listen(terminal, verbose=options.verbose)
-    engine = Router({"region": options.region, "profile": options.profile, "endpoint_url": options.endpoint_url})
+    made: Engine = Router(
+        {"region": options.region, "profile": options.profile, "endpoint_url": options.endpoint_url}
+    )
+    if schema is not None or tools:
+        from bx.catalogue import Catalogue
+        from bx.config import scope
+        from bx.structured import Structured
+
+        made = Structured(
+            made,
+            options.guarantee or "validated",
+            scope=scope(vars(options)),
+            relearn=options.relearn,
+            names=Catalogue(options.models).ids(),
+        )
+    return made
+
+
+def equipped(engine: Engine, tools: Sequence[Tool], options: argparse.Namespace, terminal: Terminal) -> Engine:
+    """Run the tools that the model calls, where they can be run."""
+    if not any(tool.runs for tool in tools):
+        return engine
+    from bx.turns import MAX_TURNS, Equipped
+
+    turns = MAX_TURNS if options.max_turns is None else options.max_turns
+    return Equipped(engine, tools, allow=_permission(options, terminal), max_turns=turns)
+
+
+def show(
+    engine: Engine, request: Request, schema: Schema | None, options: argparse.Namespace, terminal: Terminal
+) -> None:
+    """Send a request and print its answer."""
     if options.stream is None:
-        options.stream = terminal.answers_on_terminal and schema is None and not options.raw
+        options.stream = options.jsonl or (terminal.answers_on_terminal and schema is None and not options.raw)
     if options.stream:
         _stream(_asked(lambda: engine.converse_stream(**request), options, terminal), schema, options, terminal)
     else:
         _print(_asked(lambda: engine.converse(**request), options, terminal), schema, options, terminal)
+
+
+def _permission(options: argparse.Namespace, terminal: Terminal) -> Callable[[Tool, dict[str, Any]], bool]:
+    """Make the question whether a command may be run."""
+
+    def allow(tool: Tool, given: dict[str, Any]) -> bool:
+        if options.yes:
+            return True
+        import shlex
+
+        command = shlex.join(tool.command)
+        if terminal.interactive:
+            return terminal.confirm(f"Run {command} with {_json(given, None)}?", default=False)
+        terminal.note(f"The model called {tool.name}; nobody can be asked, so it was not run", "Allow it with --yes")
+        return False
+
+    return allow
 
 
 def _asked(call: Callable[[], Response], options: argparse.Namespace, terminal: Terminal) -> Response:
@@ -55,37 +106,76 @@ def _print(response: Response, schema: Schema | None, options: argparse.Namespac
     try:
         if options.raw:
             terminal.line(_json(response, indent))
-        value = None if schema is None else converse.data(response, schema)
+        called = _calls(response)
+        value = None if schema is None or called else _data(response, schema, options)
         if not options.raw:
-            terminal.line(converse.text(response).rstrip("\n") if schema is None else _json(value, indent))
+            _write(response, value, schema, options, terminal)
         if schema is None:
-            _warn(response["stopReason"], written=bool(converse.text(response)), terminal=terminal)
+            _warn(response["stopReason"], written=bool(called or converse.text(response)), terminal=terminal)
     finally:
         if options.usage:
             _usage(response, options, terminal)
 
 
+def _write(
+    response: Response, value: Any, schema: Schema | None, options: argparse.Namespace, terminal: Terminal
+) -> None:
+    """Print the calls of tools that are not run here, or else the answer."""
+    indent = 2 if terminal.answers_on_terminal else None
+    text = converse.text(response).rstrip("\n")
+    if called := _calls(response):
+        if text:
+            terminal.aside(text + "\n")
+        _write_calls(called, terminal)
+    elif schema is None:
+        terminal.line(text)
+    elif options.jsonl:
+        for item in value:
+            terminal.line(_json(item, None))
+    else:
+        terminal.line(_json(value, indent))
+
+
+def _write_calls(called: list[dict[str, Any]], terminal: Terminal) -> None:
+    for call in called:
+        told = {"name": call["name"], "input": call["input"]}
+        terminal.line(_json(told, 2 if terminal.answers_on_terminal else None))
+
+
+def _calls(response: Response) -> list[dict[str, Any]]:
+    return [block["toolUse"] for block in response["output"]["message"]["content"] if "toolUse" in block]
+
+
+def _data(response: Response, schema: Schema, options: argparse.Namespace) -> Any:
+    """Read the answer as JSON; with the guarantee `any` it may break the schema, which was told already."""
+    return converse.data(response, {} if options.guarantee == "any" else schema)
+
+
 def _stream(response: Response, schema: Schema | None, options: argparse.Namespace, terminal: Terminal) -> None:
     stream = response["stream"]
-    kept: list[Event] = []
-    ending: dict[str, Any] = {}
-    written = False
+    turn: list[Event] = []
+    if options.raw and schema is not None:
+        terminal.line(_json({"ResponseMetadata": response.get("ResponseMetadata", {})}, None))
+    lined = schema if options.jsonl and not options.raw else None
     try:
-        for event in _printed(stream, options, terminal):
-            if schema is not None:
-                kept.append(event)
-            written = written or "text" in event.get("contentBlockDelta", {}).get("delta", {})
-            if "messageStop" in event or "metadata" in event:
-                ending |= event.get("messageStop") or event["metadata"]
+        for event in _printed(stream, options, terminal) if lined is None else _lined(stream, lined, terminal):
+            if "messageStart" in event:  # where tools are run, an answer has several turns
+                turn.clear()
+            turn.append(event)
     finally:
         stream.close()
+    whole = converse.collect(turn)
     if options.usage or not options.quiet:
-        _usage(ending, options, terminal)
+        _usage({**response, **whole}, options, terminal)
+    called = _calls(whole)
+    if called and not options.raw:
+        _write_calls(called, terminal)
     if schema is None:
-        _warn(ending["stopReason"], written=written, terminal=terminal)
+        _warn(whole["stopReason"], written=bool(called or converse.text(whole)), terminal=terminal)
+    if schema is None or called:
         return
     try:
-        converse.data(converse.collect(kept), schema)
+        _data(whole, schema, options)
     except converse.InvalidAnswer as invalid:
         invalid.text = ""  # it has been printed already
         raise
@@ -113,8 +203,33 @@ def _printed(stream: Any, options: argparse.Namespace, terminal: Terminal) -> It
             terminal.line()
 
 
+def _lined(stream: Any, schema: Schema, terminal: Terminal) -> Iterator[Event]:
+    """Print each element of an array as a line once it is complete, and pass the events on."""
+    from bx import partial
+
+    taken: list[Event] = []
+
+    def pieces() -> Iterator[str]:
+        for event in stream:
+            taken.append(event)
+            yield event.get("contentBlockDelta", {}).get("delta", {}).get("text", "")
+
+    broken = converse.checker({name: part for name, part in schema.items() if name not in _OF_THE_WHOLE})
+    for text in partial.elements(pieces()):
+        try:
+            element = converse.loads(text)
+            problem = broken([element])
+        except ValueError as cause:
+            problem = f"it is not JSON ({cause})"
+        if problem:
+            fix = "Ask again, or describe the fields in the prompt or in the schema"
+            raise converse.InvalidAnswer(f"An element does not satisfy the schema: {problem}", fix, text)
+        terminal.line(_json(element, None))
+    yield from taken
+
+
 def _usage(response: dict[str, Any], options: argparse.Namespace, terminal: Terminal) -> None:
-    """Print `[tokens: N]`, and with --usage what they were."""
+    """Print `[tokens: N]`, and with --usage what they were, and how a schema was held to."""
     usage = response.get("usage")
     if usage is None:
         terminal.complain("[tokens: unknown]")
@@ -125,6 +240,12 @@ def _usage(response: dict[str, Any], options: argparse.Namespace, terminal: Term
         counts = [f"{name} {usage.get(key, 0)}" for key, name in (*parts, ("cacheWriteInputTokens", "cache write"))]
         latency = response.get("metrics", {}).get("latencyMs")
         line += f" | {', '.join(counts)} | {latency} ms"
+        metadata = response.get("ResponseMetadata", {})
+        if turns := metadata.get("Turns"):
+            line += f" | turns {turns}"
+        if told := metadata.get("StructuredOutput"):
+            strength = "enforced" if told["Enforced"] else "checked"
+            line += f" | rung {told['Rung']} ({strength}), attempts {told.get('Attempts', 1)}"
     terminal.complain(f"[{line}]")
 
 

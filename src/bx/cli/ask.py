@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bx.cli.terminal import Terminal
+    from bx.tools import Tool
 
+_ARRAY = "Write the fields of an element in brackets: --json '[name, age int]'"
 _EPILOG = """\
 examples:
   bx "Three uses of a brick" --model local          a model on this machine: no account, no network
   bx "Three uses of a brick" --model claude         the same request, sent to Amazon Bedrock
   git diff | bx "Write a commit message"            standard input joins the prompt
   bx "Extract: ..." --json incident.schema.json     JSON that satisfies a schema, or exit code 8
+  bx "Extract: ..." --json 'service, minutes int'   the same, with the schema in words
   bx "..." -o reasoningConfig.type enabled          the model's own parameters
   bx ask pull                                       a prompt that is a command's name
 
@@ -43,7 +46,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="print the answer as it arrives (default: on a terminal)",
     )
-    add("--json", metavar="SCHEMA", help="hold the answer to a JSON Schema: a file, a JSON object, or - for stdin")
+    add(
+        "--json",
+        metavar="SCHEMA",
+        help="hold the answer to a JSON Schema: a file, fields as in 'service, minutes int', or - for stdin",
+    )
+    add("--jsonl", action="store_true", help="print each element of an array as a line, as soon as it is complete")
+    guarantee = add("--guarantee", metavar="HOW", help="of --json: enforced, validated (the default) or any")
+    guarantee.completer = lambda **_: ["enforced", "validated", "any"]  # type: ignore[attr-defined]
+    add("--relearn", action="store_true", help="forget what the model was seen to refuse, and try again")
+    add("-T", "--tool", action="append", metavar="FILE", help="a tool that the model may call (repeatable)")
+    add("--max-turns", metavar="N", help="how often the model is asked while it calls tools (default: 10)")
     add("--max-tokens", metavar="N", help="the longest answer, in tokens")
     add("--temperature", metavar="X", help="0 for the likeliest words, up to 1 for more variety")
     add("--top-p", metavar="X", help="choose among the likeliest words that make up this share, 0 to 1")
@@ -60,7 +73,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--dry-run", action="store_true", help="print the Converse request as JSON and send nothing")
     add("--raw", action="store_true", help="print the whole response, or each event of a stream, as JSON")
     add("--raw-output", action="store_true", help="let the answer's control characters through to the terminal")
-    add("-y", "--yes", action="store_true", help="fetch what is missing without asking")
+    add("-y", "--yes", action="store_true", help="fetch what is missing and run what tools name, without asking")
     add("-q", "--quiet", action="store_true", help="print nothing to stderr but failures")
     add("-v", "--verbose", action="store_true", help="print reasoning, attempts and AWS's own words to stderr")
     add("-V", "--version", action="store_true", help="print the version")
@@ -74,7 +87,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         terminal.line(parser("ask").format_help().rstrip())
         return 0
     options.model_id = _model(options, terminal)
-    schema = _schema(options, terminal)
+    schema, tools = _schema(options, terminal), _tools(options)
     request = converse.request(
         _prompt(options, terminal),
         model=options.model_id,
@@ -86,11 +99,17 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         topP=options.top_p,
         stopSequences=options.stop,
     )
+    if tools:
+        from bx.tools import config
+
+        request["toolConfig"] = config(tools)
     text = _checked(request)
+    engine = answer.engine(schema, tools, options, terminal)
     if options.dry_run:
-        terminal.line(text)
+        first = getattr(engine, "first", None)
+        terminal.line(_checked(first(request)) if first else text)
     else:
-        answer.show(request, schema, options, terminal)
+        answer.show(answer.equipped(engine, tools, options, terminal), request, schema, options, terminal)
     return 0
 
 
@@ -133,43 +152,26 @@ def _prompt(options: argparse.Namespace, terminal: Terminal) -> str:
 
 
 def _schema(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any] | None:
-    """Read the JSON Schema of --json: a path, an object, or standard input."""
+    """Read the JSON Schema of --json, and of --jsonl one of an array."""
     if options.json is None:
+        if options.jsonl:
+            raise UsageError("--jsonl needs a schema", "Add one: --json '[name, age int]'")
         return None
-    given, where = options.json, "The schema of --json"
-    if given == "-":
-        text, where = terminal.read_input(), "The schema on standard input"
-    elif given.lstrip().startswith("{"):
-        text = given
-    else:
-        text, where = _file(given), f"The schema in {given}"
-    try:
-        schema = json.loads(text)
-    except RecursionError:
-        raise UsageError(f"{where} is nested too deeply to be read", "Use fewer levels") from None
-    except ValueError as cause:
-        raise UsageError(f"{where} is not JSON: {cause}", "Correct it at that place") from None
-    if not isinstance(schema, dict):
-        raise UsageError(
-            f"{where} is not a JSON object", 'A schema looks like {"type": "object", "properties": {...}}'
-        )
-    try:
-        converse.violation(None, schema)
-    except ValueError as cause:
-        raise UsageError(f"{where} cannot be used: {cause}", "Correct it at that place") from None
+    from bx.schema import check, source
+
+    schema = source.read(options.json, terminal.read_input)
+    check.well_formed(schema)
+    if options.jsonl and schema.get("type") != "array":
+        raise UsageError("--jsonl prints the elements of an array, and the schema is of none", _ARRAY)
     return schema
 
 
-def _file(path: str) -> str:
-    from pathlib import Path
+def _tools(options: argparse.Namespace) -> list[Tool]:
+    if not options.tool:
+        return []
+    from bx import tools
 
-    try:
-        return Path(path).expanduser().read_text(encoding="utf-8-sig")
-    except OSError as cause:
-        fix = "Give --json the path of a schema file, a JSON object, or - for standard input"
-        raise UsageError(f"The schema file {path} cannot be read: {cause.strerror}", fix) from None
-    except UnicodeDecodeError:
-        raise UsageError(f"The schema file {path} is not UTF-8 text", "Save it as UTF-8") from None
+    return [tools.read(path) for path in options.tool]
 
 
 def _model_names(**_: object) -> list[str]:

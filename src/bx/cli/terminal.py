@@ -126,16 +126,16 @@ class Terminal:
         text = visible(text) if self.notes_on_terminal else text
         self._stderr(f"\x1b[2m{text}\x1b[0m" if self.colour and text else text)
 
-    def confirm(self, question: str) -> bool:
-        """Ask on stderr; an empty line is a yes, the end of input a no. Only an interactive terminal may be asked."""
-        self._stderr(f"{question} [Y/n] ")
+    def confirm(self, question: str, *, default: bool = True) -> bool:
+        """Ask on stderr; an empty line is the default, the end of input a no. Only for an interactive terminal."""
+        self._stderr(f"{visible(question)} [{'Y/n' if default else 'y/N'}] ")
         reply = ""
         try:
             reply = self.stdin.readline()
         finally:
             if not reply:  # Ctrl-C or Ctrl-D: the question's line is still open
                 self._stderr("\n")
-        return reply.lower() in ("\n", "y\n", "yes\n")
+        return default if reply == "\n" else reply.lower() in ("y\n", "yes\n")
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:

@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from bx import capabilities, rungs
-from bx.converse import Stream, json_path, schema_of, total, violation
+from bx.converse import Stream, checker, json_path, schema_of, total, violation
 from bx.memory import Memory
 from bx.schema import check, fix
 
@@ -89,7 +89,7 @@ class Structured:
         schema = schema_of(request)
         if schema is None:
             return self._climb(request, None, self._plan(request), stream=False)[1]
-        check.well_formed(schema)
+        _check(schema)
         return self._answer(request, schema, self._plan(request))
 
     def converse_stream(self, **request: Any) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Structured:
         """
         schema = schema_of(request)
         if schema is not None:
-            check.well_formed(schema)
+            _check(schema)
         asked, response = self._climb(request, schema, self._plan(request), stream=True)
         if schema is not None and not response:
             response = self._answer(request, schema, asked.plan)
@@ -115,7 +115,7 @@ class Structured:
         """Return the request that would be sent first; nothing is sent."""
         schema = schema_of(request)
         if schema is not None:
-            check.well_formed(schema)
+            _check(schema)
         return self._asked(request, schema, self._plan(request))[0].request
 
     def close(self) -> None:
@@ -125,7 +125,8 @@ class Structured:
     def _answer(self, request: Request, schema: Schema, plan: Plan) -> Response:
         """Ask until an answer satisfies the schema, a few times at most."""
         asking, spent = request, list[dict[str, Any]]()
-        for attempt in range(1, _ATTEMPTS + 1):
+        most = 1 if plan.family == "local" else _ATTEMPTS  # what a grammar wrote once it would write again
+        for attempt in range(1, most + 1):
             asked, response = self._climb(asking, schema, plan, stream=False)
             plan, stop = asked.plan, response["stopReason"]
             spent.append(response.get("usage", {}))
@@ -141,7 +142,7 @@ class Structured:
             if self._guarantee == "any" and answer:
                 _log.warning("The answer does not satisfy the schema: %s", problem)
                 return rungs.result(_described(response, plan, Violation=problem), answer, "end_turn")
-            if attempt < _ATTEMPTS:
+            if attempt < most:
                 cost = spent[-1].get("totalTokens", "unknown")
                 _log.warning("The answer cannot be used (%s; tokens: %s): asking again", problem, cost)
             if stop == "malformed_tool_use" and self._guarantee != "enforced":
@@ -300,6 +301,12 @@ class Structured:
         if note not in self._told:
             self._told.add(note)
             _log.warning("%s", note)
+
+
+def _check(schema: Schema) -> None:
+    """Refuse, before anything is sent, a schema that no answer could be held against."""
+    check.well_formed(schema)
+    checker(schema)
 
 
 def _checked(asked: Asked, written: str, schema: Schema) -> tuple[str, str | None]:

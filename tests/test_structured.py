@@ -465,6 +465,14 @@ def test_strict_tools_are_fitted_where_the_model_takes_them_and_loosened_where_n
     assert "report is not enforced" in caplog.text
 
 
+def test_more_strict_tools_than_a_request_may_have_are_loosened_before_they_are_sent(endpoint, ladder, caplog):
+    endpoint.respond = lambda _: answer("Hello")
+    tools = [tool(f"tool_{number}", strict=True) for number in range(21)]
+    ladder.converse(**request("Hi", model=CLAUDE), toolConfig={"tools": tools})
+    assert "strict" not in str(endpoint.requests[0].body)
+    assert "20" in caplog.text
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_model_that_refuses_strict_is_asked_without_it(endpoint, ladder, stream):
     endpoint.respond = lambda body: refused(STRICT) if "strict" in str(body["toolConfig"]) else answer("Hello")

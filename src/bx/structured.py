@@ -212,6 +212,10 @@ class Structured:
         specs = [tool.get("toolSpec", {}) for tool in config.get("tools", []) if isinstance(tool, dict)]
         if plan.family == "local" or not any(spec.get("strict") for spec in specs):
             return request
+        strict = [spec["inputSchema"]["json"] for spec in specs if spec.get("strict")]
+        if plan.strict and (over := check.limits(strict, len(strict), plan.family)):
+            self._tell(f"The tools are not enforced by a grammar: {over[0].says}")
+            plan = plan._replace(strict=False)
         tools = [self._tool(tool, plan) for tool in config["tools"]]
         return {**request, "toolConfig": {**config, "tools": tools}}
 

@@ -93,7 +93,9 @@ def _check(schema: dict[str, Any], options: argparse.Namespace, terminal: Termin
 
 def _told(finding: Finding) -> str:
     by = f"{finding.level}, in the service's words" if finding.recorded else finding.level
-    return f"{json_path(finding.path)}: {finding.keyword}\n    {by}: {finding.says}\n    -> {finding.fix}"
+    named = finding.path[-1:] == (finding.keyword,)
+    where = json_path(finding.path) if named else f"{json_path(finding.path)}: {finding.keyword}"
+    return f"{where}\n    {by}: {finding.says}\n    -> {finding.fix}"
 
 
 def _verdict(family: str, refused: int, others: int) -> str:

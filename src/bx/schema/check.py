@@ -28,7 +28,7 @@ class InvalidSchema(ValueError):
     exit_code = 2
 
     def __init__(self, message: str, fix: str) -> None:
-        super().__init__(message)
+        super().__init__(f"This cannot be used as a JSON Schema: {message}")
         self.fix = fix
 
 

@@ -105,7 +105,6 @@ def test_each_shipped_entry_is_whole(alias):
     entry = SHIPPED[alias]
     Catalogue({"copy": entry})
     assert entry["note"]
-    assert isinstance(entry["schema"], bool)
     assert Catalogue().resolve(entry["id"]) == Catalogue().resolve(alias)._replace(
         note=Catalogue().resolve(alias).note.replace(alias, entry["id"], 1)
     )
@@ -125,10 +124,6 @@ def test_the_facts_about_profiles_are_kept():
     assert set(PROFILE_ONLY) == {
         "nova", "claude", "haiku", "opus", "sonnet-4-5", "opus-4-5", "sonnet-5", "opus-5", "haiku-5-5",
         "llama", "llama-scout",
-    }  # fmt: skip
-    native = {alias for alias, entry in SHIPPED.items() if entry["schema"]}
-    assert native == {
-        "claude", "haiku", "opus", "sonnet-4-5", "opus-4-5", "deepseek", "mistral", "qwen", "gpt-oss", "local",
     }  # fmt: skip
 
 

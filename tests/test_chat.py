@@ -140,3 +140,64 @@ def test_a_text_without_control_tokens_stays_as_it_is():
     code = json.dumps({"html": "<b>bold</b>", "mail": "a@b.c", "n": [1, 2]})
     assert chat.harmless(code, CONTROLS[:3]) == code
     assert chat.harmless("<|im_end|>", []) == "<|im_end|>"
+
+
+@given(st.text(max_size=30), st.lists(st.integers(0, 40), max_size=6), STOPS)
+def test_the_input_of_a_call_is_the_same_however_its_text_is_split(value, places, stops):
+    given = {"words": value}
+    asked = request("hi", model="local", stopSequences=stops or None)
+    pieces = split(json.dumps(given), places)
+    whole = list(chat.events(chunks(pieces), asked, {"type": "object"}, "write"))
+    response = collect(whole)
+    (block,) = response["output"]["message"]["content"]
+    assert (block["toolUse"]["name"], block["toolUse"]["input"]) == ("write", given)
+    assert response["stopReason"] == "tool_use"
+    kinds = [next(iter(event)) for event in whole]
+    assert kinds[:2] == ["messageStart", "contentBlockStart"]
+    assert kinds[-3:] == ["contentBlockStop", "messageStop", "metadata"]
+
+
+@pytest.mark.parametrize(
+    ("said", "finish", "reason", "given_input"),
+    [
+        ('{"a": 1}', "stop", "tool_use", {"a": 1}),
+        ('{"a": "x"}', "stop", "malformed_tool_use", {"a": "x"}),
+        ("Sure!", "stop", "malformed_tool_use", "Sure!"),
+        ('{"a": ', "length", "max_tokens", '{"a": '),
+    ],
+)
+def test_a_call_that_breaks_its_schema_or_is_cut_off_is_no_finished_call(said, finish, reason, given_input):
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    events = chat.events(chunks([said], finish), request("hi", model="local", maxTokens=1), schema, "add")
+    response = collect(events)
+    assert response["stopReason"] == reason
+    assert response["output"]["message"]["content"][0]["toolUse"]["input"] == given_input
+
+
+def test_calls_and_results_are_put_into_words_for_the_model():
+    call = {"toolUseId": "t1", "name": "get_weather", "input": {"city": "Rome", "days": [1]}}
+    good = {"toolUseId": "t1", "content": [{"json": {"sky": "clear"}}, {"text": "18 degrees"}]}
+    bad = {"toolUseId": "t2", "content": [], "status": "error"}
+    messages = [
+        {"role": "user", "content": [{"text": "Weather?"}]},
+        {"role": "assistant", "content": [{"toolUse": call}, {"toolUse": {**call, "toolUseId": "t2", "input": {}}}]},
+        {"role": "user", "content": [{"toolResult": good}, {"toolResult": bad}, {"text": "So?"}]},
+    ]
+    body = chat.body(request(messages, model="local"))
+    assert [message["content"] for message in body["messages"]] == [
+        "Weather?",
+        "I use get_weather with city Rome, days [1].\nI use get_weather.\n",
+        'get_weather returned: {"sky": "clear"} 18 degrees\nget_weather failed: nothing\nSo?',
+    ]
+
+
+def test_control_tokens_in_a_tools_result_are_broken_apart():
+    call = {"toolUseId": "t1", "name": "read", "input": {"path": "<|im_end|>"}}
+    result = {"toolUseId": "t1", "content": [{"text": "<|im_end|>"}, {"json": ["<|im_start|>"]}]}
+    messages = [
+        {"role": "user", "content": [{"text": "Read"}]},
+        {"role": "assistant", "content": [{"toolUse": call}]},
+        {"role": "user", "content": [{"toolResult": result}]},
+    ]
+    body = chat.body(request(messages, model="local"), controls=CONTROLS[:2])
+    assert not any(control in message["content"] for message in body["messages"] for control in CONTROLS[:2])

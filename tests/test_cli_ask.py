@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import pytest
 from bx import config, converse
 from bx.cli import COMMANDS, main, parser
 from bx.cli.terminal import Terminal
-from endpoint import Endpoint, broken, failure, frame
+from endpoint import Endpoint, answer, broken, failure, frame
 
 PERSON = {
     "type": "object",
@@ -597,6 +598,160 @@ def test_a_schema_that_cannot_be_used_is_told_and_nothing_is_sent(schema, told, 
     assert (outcome.code, outcome.out) == (2, "")
     assert told in outcome.err
     assert not endpoint.requests
+
+
+def test_the_schema_may_be_fields_in_words_or_a_python_type(tmp_path, monkeypatch):
+    (tmp_path / "people_types.py").write_text("import typing\n\n\nclass Person(typing.TypedDict):\n    name: str\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BX_MODEL", "claude")
+    words, named = (sent("Hi", "--json", schema)["outputConfig"] for schema in ("name", "people_types:Person"))
+    assert {"title": "Person", **sent_schema(words)} == sent_schema(named)
+    wrong = bx("Hi", "--json", "name, age integr")
+    assert wrong.code == 2
+    line, caret = wrong.err.splitlines()[1:3]
+    assert line[caret.index("^") :] == "integr"
+
+
+def sent_schema(config):
+    return json.loads(config["textFormat"]["structure"]["jsonSchema"]["schema"])
+
+
+def test_a_project_s_file_may_hold_fields_in_words_but_names_no_python_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.py").write_text("raise SystemExit('imported')\n")
+    (tmp_path / "bx.toml").write_text('json = "name, age int"\n')
+    assert "age" in str(sent("Hi")["toolConfig"])
+    (tmp_path / "bx.toml").write_text('json = "evil:Name"\n')
+    outcome = bx("Hi", "--dry-run")
+    assert outcome.code == 2
+    assert "cannot be read" in outcome.err
+
+
+ROWS = '[{"n": 1}, {"n": 2},\n {"n": 3}]'
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-stream"], ["--stream"]])
+def test_each_element_of_an_array_is_a_line(flags):
+    outcome = answered_by(Model(ROWS[:5], ROWS[5:11], ROWS[11:]), "--json", "[n int]", "--jsonl", *flags)
+    assert (outcome.code, outcome.out) == (0, '{"n": 1}\n{"n": 2}\n{"n": 3}\n')
+
+
+def test_an_element_is_a_line_before_the_answer_is_whole(endpoint):
+    endpoint.engine = Model('[{"n": 1},', ' {"n": 2}, ', '{"n": 3}]')
+    endpoint.script.append(broken(3))
+    taken = ["--model", "claude", "--endpoint-url", endpoint.url]
+    outcome = bx("Hi", "--json", "[n int]", "--jsonl", *taken)
+    assert (outcome.code, outcome.out) == (7, '{"n": 1}\n{"n": 2}\n')
+
+
+@pytest.mark.parametrize("wrong", ['{"n": "2"}', "{}", "2"])
+def test_a_wrong_element_ends_the_lines_with_8(wrong):
+    outcome = answered_by(Model(f'[{{"n": 1}}, {wrong}, {{"n": 3}}]'), "--json", "[n int]", "--jsonl")
+    assert (outcome.code, outcome.out) == (8, '{"n": 1}\n')
+    assert "An element does not satisfy the schema: $[0]" in outcome.err
+
+
+def test_too_few_elements_end_with_8_after_the_last_line():
+    schema = '{"type": "array", "items": {"type": "integer"}, "minItems": 3}'
+    outcome = answered_by(Model("[1, 2]"), "--json", schema, "--jsonl")
+    assert (outcome.code, outcome.out) == (8, "1\n2\n")
+
+
+@pytest.mark.parametrize("arguments", [["--jsonl"], ["--jsonl", "--json", "a, b"]])
+def test_lines_need_the_schema_of_an_array(arguments):
+    outcome = bx("Hi", *arguments)
+    assert outcome.code == 2
+    assert "[name, age int]" in outcome.err
+
+
+def test_the_guarantee_any_prints_what_is_json_and_tells_what_is_wrong():
+    for flag in ("--stream", "--no-stream"):
+        outcome = answered_by(Model('{"name": 1}'), "--json", "name", "--guarantee", "any", flag)
+        assert (outcome.code, outcome.out) == (0, '{"name": 1}\n')
+    assert "$.name" in outcome.err
+
+
+def test_how_the_json_came_about_is_in_the_usage_and_in_raw(endpoint):
+    taken = ["--model", "nova", "--endpoint-url", endpoint.url, "--json", "name"]
+    endpoint.respond = lambda _: answer(CALL, stop="tool_use")
+    outcome = bx("Hi", *taken, "-u")
+    assert outcome.out == '{"name": "Ada"}\n'
+    assert "bx: JSON through a tool that must be called: checked, not enforced by a grammar\n" in outcome.err
+    assert "| rung tool (checked), attempts 1]" in outcome.err
+    told = {"Rung": "tool", "Enforced": False}
+    whole = json.loads(bx("Hi", *taken, "--raw").out)
+    assert whole["ResponseMetadata"]["StructuredOutput"] == {**told, "Attempts": 1}
+    first, *events = bx("Hi", *taken, "--raw", "--stream").out.splitlines()
+    assert json.loads(first)["ResponseMetadata"]["StructuredOutput"] == told
+    assert all(len(json.loads(event)) == 1 for event in events)
+
+
+# ---- tools ----------------------------------------------------------------------------------------------------
+
+CALL = {"toolUse": {"toolUseId": "tooluse_1", "name": "answer", "input": {"name": "Ada"}}}
+LOOK_UP = {"toolUse": {"toolUseId": "tooluse_1", "name": "look_up", "input": {"name": "Ada"}}}
+
+
+@pytest.fixture
+def look_up(tmp_path):
+    """Write the file of a tool, with a command or none, and return its path."""
+
+    def write(**more):
+        schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+        file = tmp_path / "look_up.json"
+        file.write_text(json.dumps({"name": "look_up", "inputSchema": {"json": schema}, **more}))
+        return str(file)
+
+    return write
+
+
+@pytest.mark.parametrize("flag", ["--stream", "--no-stream"])
+def test_a_call_is_printed_as_json_and_an_answer_as_it_is(endpoint, look_up, flag):
+    taken = ["--model", "claude", "--endpoint-url", endpoint.url, "--tool", look_up(), flag, "-q"]
+    endpoint.script.append(answer(LOOK_UP, stop="tool_use"))
+    assert bx("Who is Ada?", *taken) == (0, '{"name": "look_up", "input": {"name": "Ada"}}\n', "")
+    endpoint.script.append(answer("I do not know."))
+    assert bx("Who is Ada?", *taken) == (0, "I do not know.\n", "")
+
+
+@pytest.mark.parametrize("flag", ["--stream", "--no-stream"])
+def test_a_command_is_run_where_it_was_allowed_and_the_model_goes_on(endpoint, look_up, flag):
+    script = "import json, sys; print('Countess of', json.load(sys.stdin)['name'])"
+    file = look_up(command=[sys.executable, "-c", script])
+    taken = ["--model", "claude", "--endpoint-url", endpoint.url, "-T", file, flag]
+    endpoint.script.extend([answer(LOOK_UP, stop="tool_use"), answer("A countess.")])
+    allowed = bx("Who is Ada?", *taken, "--yes", "-u")
+    assert (allowed.code, allowed.out) == (0, "A countess.\n")
+    assert "tokens: 24" in allowed.err
+    result = endpoint.requests[1].body["messages"][-1]["content"][0]["toolResult"]
+    assert result["content"] == [{"text": "Countess of Ada\n"}]
+    endpoint.requests.clear()
+    endpoint.script.extend([answer(LOOK_UP, stop="tool_use"), answer("I may not look.")])
+    denied = bx("Who is Ada?", *taken)
+    assert (denied.code, denied.out) == (0, "I may not look.\n")
+    assert "--yes" in denied.err
+    assert endpoint.requests[1].body["messages"][-1]["content"][0]["toolResult"]["status"] == "error"
+
+
+def test_a_model_that_does_not_stop_calling_is_stopped(endpoint, look_up):
+    endpoint.respond = lambda _: answer(LOOK_UP, stop="tool_use")
+    file = look_up(command=[sys.executable, "-c", "print(1)"])
+    outcome = bx("Hi", "--model", "claude", "--endpoint-url", endpoint.url, "-T", file, "--yes", "--max-turns", "2")
+    assert outcome.code == 9
+    assert "--max-turns" in outcome.err
+    assert len(endpoint.requests) == 2
+
+
+def test_a_dry_run_shows_the_tools(look_up):
+    assert (
+        sent("Hi", "--tool", look_up(), "--model", "claude")["toolConfig"]["tools"][0]["toolSpec"]["strict"] is True
+    )
+
+
+def test_a_tool_that_cannot_be_used_is_told(tmp_path):
+    outcome = bx("Hi", "--tool", str(tmp_path / "missing.json"))
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "missing.json" in outcome.err
 
 
 # ---- raw ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,10 @@ pytestmark = pytest.mark.usefixtures("private_home")
 
 LOOSE = {
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 5}, "tags": {"type": "array", "items": {"type": "string"}}},
+    "properties": {
+        "name": {"type": "string", "maxLength": 5},
+        "tags": {"type": "array", "items": {"type": "string"}},
+    },
     "required": ["name"],
 }
 
@@ -143,7 +146,14 @@ def test_warm_has_nothing_to_prepare_without_a_grammar(endpoint):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["check"], ["mend", "a"], ["check", "a", "b"], ["check", "a", "--format", "xml"], ["check", "a", "--for", "x"]],
+    [
+        [],
+        ["check"],
+        ["mend", "a"],
+        ["check", "a", "b"],
+        ["check", "a", "--format", "xml"],
+        ["check", "a", "--for", "x"],
+    ],
 )
 def test_wrong_usage_ends_with_2_and_says_what_to_type(arguments):
     outcome = bx("schema", *arguments)

@@ -12,15 +12,23 @@ from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
 
 from bx.catalogue import Catalogue, Named
-from bx.converse import collect, data, request, text
+from bx.converse import collect, data, request, text, violation
 from bx.engines import Router
 from bx.engines.bedrock import Bedrock
 from bx.engines.echo import Echo
+from endpoint import answer
 
 SERVICE = ServiceModel(Loader().load_service_model("bedrock-runtime", "service-2"), "bedrock-runtime")
 MODELLED = {shape.name for shape in SERVICE.operation_model("Converse").error_shapes}
 # The orders in which events may come, as one letter each.
 START, DELTA, STOP, END, METADATA = "messageStart", "contentBlockDelta", "contentBlockStop", "messageStop", "metadata"
+INPUT = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 20}, "unit": {"enum": ["celsius", "fahrenheit"]}},
+    "required": ["city", "unit"],
+    "additionalProperties": False,
+}
+TOOL = {"toolSpec": {"name": "get_weather", "description": "Tell the weather", "inputSchema": {"json": INPUT}}}
 
 
 @pytest.fixture
@@ -70,6 +78,16 @@ def local(loaded, local_weights):
 
 @pytest.fixture(params=["echo", "router", "named", "boto3_client", "bedrock", "local"])
 def engine(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=["boto3_client", "bedrock", "local"])
+def tool_engine(request, endpoint):
+    """An engine that calls a tool: a model here, a script where the models are elsewhere."""
+    call = {
+        "toolUse": {"toolUseId": "tooluse_1", "name": "get_weather", "input": {"city": "Rome", "unit": "celsius"}}
+    }
+    endpoint.respond = lambda _: answer(call, stop="tool_use")
     return request.getfixturevalue(request.param)
 
 
@@ -136,7 +154,7 @@ def test_a_request_is_given_by_keyword_only(engine):
         ({"messages": [{"role": "wizard", "content": [{"text": "hi"}]}]}, "wizard"),
         ({"inferenceConfig": {"temperature": 1.5}}, "temperature"),
         ({"system": [{"text": " "}]}, "blank"),
-        ({"toolConfig": {"tools": [{"toolSpec": {"name": "a", "inputSchema": {"json": {}}}}]}}, "tool"),
+        ({"toolConfig": {"tools": [TOOL], "toolChoice": {"tool": {"name": "no_such_tool"}}}}, "tool"),
         ({"additionalModelRequestFields": {"no_such_field": 1}}, "no_such_field"),
         ({"guardrailConfig": {"guardrailIdentifier": "a", "guardrailVersion": "1"}}, "guardrailConfig"),
         (
@@ -199,6 +217,41 @@ def test_an_answer_held_to_a_schema_satisfies_it(engine):
     }
     response = engine.converse(**ask(model, '{"level": "high"}', schema=schema))
     assert data(response, schema)["level"] in ("low", "high")
+
+
+def test_a_tool_is_called_in_one_piece_and_in_events(tool_engine):
+    engine, model = tool_engine
+    asked = {**ask(model, "How warm is it in Rome?", maxTokens=60), "toolConfig": {"tools": [TOOL]}}
+    asked["toolConfig"]["toolChoice"] = {"tool": {"name": "get_weather"}}
+    whole = engine.converse(**asked)
+    events = list(engine.converse_stream(**asked)["stream"])
+    assert all(valid_event(event) for event in events)
+    assert next(iter(events[1])) == "contentBlockStart"
+    folded = collect(events)
+    for response in (whole, folded):
+        assert valid("Converse", response)
+        assert response["stopReason"] == "tool_use"
+        ((kind, call),) = response["output"]["message"]["content"][0].items()
+        assert (kind, call["name"]) == ("toolUse", "get_weather")
+        assert violation(call["input"], INPUT) is None
+    fragments = [event[DELTA]["delta"]["toolUse"]["input"] for event in events if DELTA in event]
+    assert len(fragments) > 1
+
+
+def test_a_tools_result_goes_back_in_the_next_turn(tool_engine, endpoint):
+    engine, model = tool_engine
+    endpoint.respond = lambda request: answer(
+        request["messages"][2]["content"][0]["toolResult"]["content"][0]["text"]
+    )
+    call = {
+        "toolUse": {"toolUseId": "tooluse_1", "name": "get_weather", "input": {"city": "Rome", "unit": "celsius"}}
+    }
+    result = {"toolResult": {"toolUseId": "tooluse_1", "content": [{"text": "18 degrees"}], "status": "success"}}
+    turns = [("user", {"text": "How warm is it in Rome?"}), ("assistant", call), ("user", result)]
+    messages = [{"role": role, "content": [block]} for role, block in turns]
+    response = engine.converse(**ask(model, messages), toolConfig={"tools": [TOOL]})
+    assert valid("Converse", response)
+    assert text(response)
 
 
 def test_a_closed_stream_frees_the_engine_for_the_next_request(engine):

@@ -397,8 +397,8 @@ def test_a_real_schema_is_enforced_or_refused_with_its_place(engine, model, tiny
     "schema",
     [
         {"not": {}},
-        {"type": "string", "format": "uri"},
-        {"type": "array", "uniqueItems": True},
+        {"type": "string", "not": {"pattern": "^a"}},
+        {"type": "array", "contains": {"type": "string"}, "maxContains": 1},
         {"type": "object", "properties": {"a": False}, "required": ["a"]},
         {"$ref": "#"},
         {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
@@ -505,6 +505,29 @@ def test_threads_share_an_engine(engine, model):
             assert text(response)
             if schema and response["stopReason"] == "end_turn":
                 assert violation(json.loads(text(response)), schema) is None
+
+
+def test_what_is_proven_is_remembered_for_other_engines_and_a_failure_too(fresh, tiny, private_home):
+    from bx.engines.local import Local
+
+    schema = {"type": "object", "properties": {"a": {"type": "null"}}, "required": ["a"]}
+    first = text(ask(fresh, "hi", tiny, schema=schema, maxTokens=64))
+    kept = next(private_home.rglob("grammars.json"))
+    facts = json.loads(kept.read_text())
+    assert sorted(held for _, held in facts.values()) == [False, True], "the test itself, and the grammar"
+    other = Local()
+    try:
+        assert text(ask(other, "hi", tiny, schema=schema, maxTokens=64)) == first
+        assert json.loads(kept.read_text()) == facts
+    finally:
+        other.close()
+    another = Local()
+    kept.write_text(json.dumps({key: (until, False) for key, (until, _) in facts.items()}))
+    try:
+        assert ask(another, "hi", tiny, schema=schema)
+        assert len(json.loads(kept.read_text())) == len(facts) + 1, "the next grammar was tried"
+    finally:
+        another.close()
 
 
 def test_requests_that_fill_the_shared_context_wait_for_each_other(fresh, tiny, monkeypatch):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from importlib.metadata import version
 
 import pytest
+from botocore.exceptions import ClientError
 
 import bx
+from endpoint import answer
 
 
 def test_the_public_names_are_listed_in_order_and_exist():
@@ -84,3 +87,66 @@ def test_an_invalid_schema_is_refused_before_anything_is_sent(endpoint, monkeypa
     with pytest.raises(ValueError, match="cannot be used as a JSON Schema"):
         bx.ask_json("hi", {"type": "strng"}, model="claude")
     assert not endpoint.requests
+
+
+def test_a_schema_may_be_in_words_or_a_type():
+    @dataclasses.dataclass
+    class Incident:
+        minutes: int
+
+    for schema in ("minutes int", Incident):
+        assert bx.ask_json('{"minutes": 47}', schema, model="echo") == {"minutes": 47}
+    with pytest.raises(ValueError, match="unknown type"):
+        bx.ask_json("Hi", "minutes integr", model="echo")
+
+
+def test_json_is_given_as_it_grows_and_judged_in_the_end():
+    seen = list(bx.stream_json('{"service": "check out", "minutes": 47}', "service, minutes int", model="echo"))
+    assert seen[0] == {}
+    assert {"service": "check out"} in seen
+    assert seen[-1] == {"service": "check out", "minutes": 47}
+    growing = bx.stream_json('{"minutes": "47", "x": {}}', "minutes int", model="echo")
+    assert next(growing) == {}
+    with pytest.raises(bx.InvalidAnswer):
+        list(growing)
+    for text in ("no JSON at all", '{"minutes" 47}', "{", ""):
+        with pytest.raises((bx.InvalidAnswer, ClientError)):
+            list(bx.stream_json(text or " ", "minutes int", model="echo"))
+
+
+def test_closing_growing_json_stops_the_model(endpoint, monkeypatch):
+    engine = bx.engine(endpoint_url=endpoint.url)
+    monkeypatch.setattr(bx, "_default", lambda _=None: engine)
+    growing = bx.stream_json("{} " * 2000, {"type": "object"}, model="claude")
+    next(growing)
+    growing.close()
+    assert list(growing) == []
+    engine.close()
+
+
+def test_the_guarantee_is_a_matter_of_the_engine_or_the_call(endpoint):
+    engine = bx.engine(endpoint_url=endpoint.url, guarantee="enforced")
+    with pytest.raises(ValueError, match="No grammar"):
+        engine.converse(**bx.request("Hi", model="nova", schema={"type": "object"}))
+    with pytest.raises(ValueError, match="No grammar"):
+        bx.ask_json("Hi", "name", model="nova", guarantee="enforced")
+    assert not endpoint.requests
+    engine.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_typed_function_is_a_tool(endpoint, monkeypatch, stream):
+    def minutes_down(service: str) -> int:
+        """Look up for how long a service was down."""
+        return {"checkout": 47}[service]
+
+    call = {"toolUse": {"toolUseId": "tooluse_1", "name": "minutes_down", "input": {"service": "checkout"}}}
+    endpoint.script.extend([answer(call, stop="tool_use"), answer("47 minutes")])
+    engine = bx.engine(endpoint_url=endpoint.url)
+    monkeypatch.setattr(bx, "_default", lambda _=None: engine)
+    asked = {"model": "claude", "tools": [minutes_down]}
+    said = "".join(bx.stream("How long?", **asked)) if stream else bx.ask("How long?", **asked)
+    assert said == "47 minutes"
+    told = endpoint.requests[1].body["messages"][-1]["content"][0]["toolResult"]
+    assert told["content"] == [{"text": "47"}]
+    engine.close()

@@ -47,7 +47,9 @@ REFUSALS = {
     "The compiled grammar is too large, which would cause performance issues. Simplify your tool schemas.": "tool",
 }
 LASTING = list(REFUSALS)[:3]
-FORCED = "The model returned the following errors: tool_choice: type \"tool\" and \"any\" are not supported for this model."
+FORCED = (
+    'The model returned the following errors: tool_choice: type "tool" and "any" are not supported for this model.'
+)
 THINKING = "The model returned the following errors: Thinking may not be enabled when tool_choice forces tool use."
 STREAMING = "This model doesn't support tool use in streaming mode."
 STRICT = "The model returned the following errors: tools.0.custom.strict: Extra inputs are not permitted"
@@ -104,9 +106,7 @@ def told(response):
 def test_a_model_with_structured_outputs_is_asked_natively_and_its_schema_is_fitted(endpoint, ladder):
     endpoint.script.append(answer(json.dumps(GOOD)))
     response = ladder.converse(**ask(CLAUDE))
-    sent = json.loads(
-        endpoint.requests[0].body["outputConfig"]["textFormat"]["structure"]["jsonSchema"]["schema"]
-    )
+    sent = json.loads(endpoint.requests[0].body["outputConfig"]["textFormat"]["structure"]["jsonSchema"]["schema"])
     assert sent["additionalProperties"] is False
     assert "maxLength" not in sent["properties"]["service"]
     assert "40 characters" in sent["properties"]["service"]["description"]
@@ -181,17 +181,15 @@ def test_what_was_learned_holds_for_the_scope_and_until_it_is_to_be_learned_agai
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_model_that_refuses_forced_tools_is_asked_in_words(endpoint, ladder, stream):
     by_rung(endpoint, {"native": LASTING[1], "tool": FORCED, "prompt": answer(json.dumps(GOOD))})
-    if stream:
-        response = collect(ladder.converse_stream(**ask(CLAUDE))["stream"])
-    else:
-        response = ladder.converse(**ask(CLAUDE))
+    response = collect(ladder.converse_stream(**ask(CLAUDE))["stream"]) if stream else ladder.converse(**ask(CLAUDE))
     assert [rung(each.body) for each in endpoint.requests] == ["native", "tool", "prompt"]
     assert data(response, INCIDENT) == GOOD
 
 
 def test_a_model_that_only_takes_any_is_forced_that_way(endpoint, ladder):
-    words = "This model doesn't support the toolConfig.toolChoice.tool field. Remove toolConfig.toolChoice.tool and try again."
-    endpoint.script.extend([refused(words), answer(call(GOOD), stop="tool_use")])
+    field = "toolConfig.toolChoice.tool"
+    words = refused(f"This model doesn't support the {field} field. Remove {field} and try again.")
+    endpoint.script.extend([words, answer(call(GOOD), stop="tool_use")])
     ladder.converse(**ask(NOVA))
     choices = [each.body["toolConfig"]["toolChoice"] for each in endpoint.requests]
     assert choices == [{"tool": {"name": "answer"}}, {"any": {}}]
@@ -314,9 +312,9 @@ def test_an_answer_that_was_cut_off_is_not_asked_for_again(endpoint, ladder):
 def test_many_optional_properties_become_nullable_and_their_nulls_are_taken_out_again(endpoint, ladder):
     names = [f"p{number}" for number in range(30)]
     schema = {"type": "object", "properties": {name: {"type": "string"} for name in names}}
-    value = {name: "x" for name in names[:20]} | dict.fromkeys(names[20:])
+    value = dict.fromkeys(names[:20], "x") | dict.fromkeys(names[20:])
     endpoint.respond = lambda _: answer(json.dumps(value))
-    expected = {name: "x" for name in names[:20]}
+    expected = dict.fromkeys(names[:20], "x")
     assert data(ladder.converse(**ask(CLAUDE, schema)), schema) == expected
     assert data(collect(ladder.converse_stream(**ask(CLAUDE, schema))["stream"]), schema) == expected
 
@@ -326,7 +324,7 @@ def test_many_optional_properties_become_nullable_and_their_nulls_are_taken_out_
 
 def test_enforced_refuses_models_without_a_grammar_before_anything_is_sent(endpoint, bedrock):
     ladder = Structured(bedrock, "enforced", names={"claude": CLAUDE, "nova": NOVA, "local": "local"})
-    with pytest.raises(NotEnforced, match="No grammar holds us.amazon.nova") as refusal:
+    with pytest.raises(NotEnforced, match="No grammar holds us") as refusal:
         ladder.converse(**ask(NOVA))
     assert refusal.value.exit_code == 8
     assert "claude, local" in refusal.value.fix
@@ -423,14 +421,8 @@ def test_a_model_that_cannot_stream_tools_answers_in_one_piece(endpoint, ladder,
 
 
 def test_a_model_lost_in_white_space_is_stopped(endpoint, ladder):
-    taken = []
-
-    def respond(_):
-        return answer(json.dumps(GOOD) + " " * 5_000)
-
-    endpoint.respond = respond
-    for event in ladder.converse_stream(**ask(CLAUDE))["stream"]:
-        taken.append(event)
+    endpoint.respond = lambda _: answer(json.dumps(GOOD) + " " * 5_000)
+    taken = list(ladder.converse_stream(**ask(CLAUDE))["stream"])
     assert len(taken) < 200
     assert taken[-1] == {"messageStop": {"stopReason": "end_turn"}}
     endpoint.respond = lambda _: answer('{"service": ' + " " * 5_000)

@@ -101,6 +101,152 @@ def test_a_request_that_cannot_be_answered_is_refused_with_its_reason(members, t
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 400
 
 
+def tool(name="add", **members):
+    return {"toolSpec": {"name": name, "inputSchema": {"json": {"type": "object"}}, **members}}
+
+
+def calling(*ids, name="add"):
+    return {
+        "role": "assistant",
+        "content": [{"toolUse": {"toolUseId": one, "name": name, "input": {"a": 1}}} for one in ids],
+    }
+
+
+def returning(*ids, content=({"text": "2"},), **members):
+    results = [{"toolResult": {"toolUseId": one, "content": [*content], **members}} for one in ids]
+    return {"role": "user", "content": results}
+
+
+TOOLS = {"tools": [tool()]}
+
+
+@pytest.mark.parametrize(
+    "accepted",
+    [
+        request(toolConfig=TOOLS),
+        request(
+            toolConfig={"tools": [tool(strict=True, description="Add"), tool("b-2_C")], "toolChoice": {"any": {}}}
+        ),
+        request(toolConfig={**TOOLS, "toolChoice": {"auto": {}}}),
+        request(toolConfig={**TOOLS, "toolChoice": {"tool": {"name": "add"}}}),
+        request(toolConfig=TOOLS, messages=[USER, calling("t1"), returning("t1")]),
+        request(toolConfig=TOOLS, messages=[USER, calling("t1", "t2"), returning("t2", "t1"), MODEL, USER]),
+        request(
+            toolConfig=TOOLS, messages=[USER, calling("t"), returning("t", content=[{"json": [1]}, {"text": ""}])]
+        ),
+        request(toolConfig=TOOLS, messages=[USER, calling("t"), returning("t", content=[], status="error")]),
+        request(toolConfig=TOOLS, messages=[USER, calling("t"), returning("t"), calling("t"), returning("t")]),
+    ],
+)
+def test_tools_that_can_be_used_pass_where_the_model_can_use_tools(accepted):
+    check(accepted, tools=True)
+    with pytest.raises(ClientError, match="doesn't support tool use"):
+        check(accepted)
+
+
+def spec(**members):
+    return {"toolConfig": {"tools": [tool(**members)]}}
+
+
+def turns(*messages):
+    return {"toolConfig": TOOLS, "messages": [USER, *messages]}
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ({"toolConfig": None}, "toolConfig must be a structure"),
+        ({"toolConfig": {}}, r"toolConfig\.tools must be a list"),
+        ({"toolConfig": {"tools": []}}, "Value at 'toolConfig.tools' failed .* length greater than or equal to 1"),
+        ({"toolConfig": {**TOOLS, "strict": True}}, r"toolConfig\.strict"),
+        ({"toolConfig": {"tools": ["add"]}}, r"toolConfig\.tools\.0 must set exactly one"),
+        ({"toolConfig": {"tools": [{"systemTool": {"name": "nova_grounding"}}]}}, "support the systemTool field"),
+        ({"toolConfig": {"tools": [tool(), {"cachePoint": {"type": "default"}}]}}, "support the cachePoint field"),
+        ({"toolConfig": {"tools": [tool(), tool()]}}, "must be unique: add is there twice"),
+        ({"toolConfig": {**TOOLS, "toolChoice": {"none": {}}}}, r"toolChoice\.none"),
+        ({"toolConfig": {**TOOLS, "toolChoice": {}}}, "exactly one"),
+        ({"toolConfig": {**TOOLS, "toolChoice": {"any": {}, "auto": {}}}}, "exactly one"),
+        ({"toolConfig": {**TOOLS, "toolChoice": {"any": {"name": "add"}}}}, r"toolChoice\.any\.name"),
+        ({"toolConfig": {**TOOLS, "toolChoice": {"tool": {}}}}, "is None, which is none of the tools: add"),
+        (
+            {"toolConfig": {**TOOLS, "toolChoice": {"tool": {"name": "sub"}}}},
+            "is 'sub', which is none of the tools: add",
+        ),
+        ({"toolConfig": {**TOOLS, "toolChoice": {"tool": {"name": []}}}}, "none of the tools"),
+        (
+            spec(name="a b"),
+            r"at 'toolConfig\.tools\.1\.member\.toolSpec\.name' failed .* pattern: \[a-zA-Z0-9_-\]\+",
+        ),
+        (spec(name="a" * 65), "length less than or equal to 64"),
+        (spec(name=""), "regular expression"),
+        (spec(name="add\n"), "regular expression"),
+        (spec(name=5), "Member must be a string"),
+        (spec(name=None), "Member must not be null"),
+        (spec(description=""), "description must be a string of at least one"),
+        (spec(description="\ud800"), "is no JSON"),
+        (spec(strict="yes"), r"toolSpec\.strict must be true or false"),
+        (spec(inputSchema={}), "inputSchema must be a structure"),
+        (spec(inputSchema={"json": "{}"}), "inputSchema must be a structure"),
+        (
+            spec(inputSchema={"json": {"type": "string"}}),
+            r"toolSpec\.inputSchema\.json\.type must be one of .*: object\.",
+        ),
+        (spec(inputSchema={"json": {"type": "object", "maxProperties": float("inf")}}), "is no JSON"),
+        (spec(command=["add"]), r"toolSpec\.command"),
+        (
+            {"messages": [USER, calling("t"), returning("t")]},
+            "toolConfig field must be defined when using toolUse and",
+        ),
+        (
+            turns(calling("t1", "t2"), returning("t2")),
+            r"Expected toolResult blocks at messages\.2\.content .*Ids: t1$",
+        ),
+        (turns(calling("t1")), r"Expected toolResult blocks at messages\.2\.content for the following Ids: t1"),
+        (turns(calling("t1"), USER), "Expected toolResult blocks"),
+        (turns(calling("t1"), returning("t2")), "Ids: t1"),
+        (
+            turns(calling("t1", "t1"), returning("t1")),
+            r"toolUse blocks at messages\.1\.content contain duplicate Ids: t1",
+        ),
+        (
+            turns(calling("t1"), returning("t1", "t1")),
+            r"toolResult blocks at messages\.2\.content contain duplicate Ids",
+        ),
+        (turns(calling("t1"), returning("t1", "t2")), "exceeds the number of toolUse blocks of previous turn"),
+        ({"toolConfig": TOOLS, "messages": [returning("t1")]}, "exceeds the number of toolUse blocks"),
+        (turns(calling("t 1"), returning("t 1")), r"messages\.1\.content\.0\.toolUse\.toolUseId"),
+        (turns(calling("t1", name="a b"), returning("t1")), r"toolUse\.name"),
+        (turns({"role": "assistant", "content": [{"toolUse": "add"}]}), "toolUse must be a structure"),
+        (
+            turns({"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "a"}}]}),
+            "input must be a JSON",
+        ),
+        (turns(MODEL, {"role": "user", "content": calling("t")["content"]}), "support the toolUse field for user"),
+        (
+            turns({"role": "assistant", "content": returning("t")["content"]}),
+            "support the toolResult field for assistant",
+        ),
+        (turns(calling("t"), returning("t", status="ok")), r"enum value set: \[success, error\]"),
+        (turns(calling("t"), returning("t", content=[{"image": {}}])), "support the image field for tool results"),
+        (turns(calling("t"), returning("t", content=[{}])), "exactly one"),
+        (turns(calling("t"), returning("t", content=[{"text": 5}])), "must be a string"),
+        (turns(calling("t"), returning("t", content=[{"text": "\ud800"}])), "is no JSON"),
+        (turns(calling("t"), returning("t", content=[{"json": float("nan")}])), "is no JSON"),
+    ],
+)
+def test_tools_that_cannot_be_used_are_refused_with_their_reason(members, told):
+    with pytest.raises(ClientError, match=told) as caught:
+        check(request(**members), tools=True)
+    assert caught.value.response["Error"]["Code"] == "ValidationException"
+
+
+def test_input_that_is_nested_without_end_is_refused():
+    deep: list = []
+    deep.append(deep)
+    with pytest.raises(ClientError, match="is no JSON"):
+        check(request(**turns(calling("t"), returning("t", content=[{"json": deep}]))), tools=True)
+
+
 def test_fields_that_a_model_knows_are_accepted():
     asked = request(additionalModelRequestFields={"seed": 1, "top_k": 4})
     check(asked, fields=["seed", "top_k"])
@@ -113,7 +259,12 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-MEMBERS = st.sampled_from(["messages", "system", "inferenceConfig", "outputConfig", "additionalModelRequestFields"])
+MEMBERS = st.sampled_from(
+    ["messages", "system", "inferenceConfig", "outputConfig", "additionalModelRequestFields", "toolConfig"]
+)
+BLOCK = st.dictionaries(
+    st.sampled_from(["toolUseId", "name", "input", "content", "status", "tools", "toolSpec"]), JSON
+)
 
 
 @given(MEMBERS, JSON)
@@ -126,9 +277,18 @@ def test_whatever_the_messages_hold_they_are_accepted_or_refused_as_the_service_
     assert code_of(request(messages=messages)) in (None, "ValidationException")
 
 
+@given(st.sampled_from(["toolUse", "toolResult", "toolSpec"]), BLOCK)
+def test_whatever_a_block_of_tools_holds_it_is_accepted_or_refused_as_the_service_does(kind, block):
+    role = {"toolUse": "assistant"}.get(kind, "user")
+    members = {"toolConfig": {"tools": [{kind: block}]}} if kind == "toolSpec" else turns()
+    if kind != "toolSpec":
+        members["messages"] = [USER, calling("t"), returning("t"), {"role": role, "content": [{kind: block}]}]
+    assert code_of(request(**members)) in (None, "ValidationException")
+
+
 def code_of(asked):
     """The code with which a request is refused; another kind of failure fails the test."""
     try:
-        check(asked)
+        check(asked, tools=True)
     except ClientError as refused:
         return refused.response["Error"]["Code"]

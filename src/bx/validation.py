@@ -1,4 +1,4 @@
-"""A Converse request against what a text-only model accepts, with the service's own texts.
+"""A Converse request against what a model of text accepts, with tools or without, in the service's own texts.
 
 Amazon Bedrock checks its own requests; the engines that run here call `check` first, so that a request which the
 service would refuse is refused here too. Nothing is loaded for it: botocore's shapes are not needed.
@@ -6,14 +6,19 @@ service would refuse is refused here too. Nothing is loaded for it: botocore's s
 
 from __future__ import annotations
 
+import json
+import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from bx.converse import error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from botocore.exceptions import ClientError
+
+    _Checks = dict[tuple[str, str], Callable[[Any, str], None]]
 
 _MEMBERS = [
     "modelId", "messages", "system", "inferenceConfig", "toolConfig", "guardrailConfig", "promptVariables",
@@ -25,12 +30,18 @@ _ACCEPTED = {"modelId", "messages", "system", "inferenceConfig", "outputConfig",
 _LIMITS = {"maxTokens": (1, None), "temperature": (0, 1), "topP": (0, 1)}
 
 
-def check(request: dict[str, Any], *, fields: Iterable[str] = ()) -> None:
-    """Refuse a request that a text-only model cannot answer as it stands.
+_NAME = "[a-zA-Z0-9_-]+"
+_ID = "[a-zA-Z0-9_.:-]+"
+_LONGEST_NAME = 64  # characters, of a tool's name and of a call's id
+
+
+def check(request: dict[str, Any], *, fields: Iterable[str] = (), tools: bool = False) -> None:
+    """Refuse a request that a model of text cannot answer as it stands.
 
     Args:
         request: the members of Converse's request.
         fields: the names that the model knows in `additionalModelRequestFields`.
+        tools: whether the model can use tools.
 
     Raises:
         ClientError: `ValidationException`, with the text that the service uses where it is known.
@@ -40,19 +51,25 @@ def check(request: dict[str, Any], *, fields: Iterable[str] = ()) -> None:
             known = ", ".join(_MEMBERS)
             raise _refuse(f'Unknown parameter in input: "{name}", must be one of: {known}')
     if "toolConfig" in request:
-        raise _refuse("This model doesn't support tool use.")
+        if not tools:
+            raise _refuse("This model doesn't support tool use.")
+        _check_tools(request["toolConfig"])
     for name, value in request.items():
-        if name not in _ACCEPTED and name != "additionalModelRequestFields" and value:
+        if name not in _ACCEPTED and name not in ("additionalModelRequestFields", "toolConfig") and value:
             raise _unsupported(name)
     _check_known("additionalModelRequestFields", request.get("additionalModelRequestFields", {}), fields)
     _check_known("outputConfig", request.get("outputConfig", {}), ["textFormat"])
     _check_inference(request.get("inferenceConfig", {}))
     for index, block in enumerate(_list(request.get("system", []), "system")):
         _check_text(block, f"system.{index}", "system prompts")
-    _check_messages(_list(request.get("messages", []), "messages"))
+    messages = _list(request.get("messages", []), "messages")
+    _check_messages(messages, _TOOL_BLOCKS if tools else {})
+    if tools:
+        _check_calls(messages, defined="toolConfig" in request)
 
 
-def _check_messages(messages: list[Any]) -> None:
+def _check_messages(messages: list[Any], blocks: _Checks) -> None:
+    """Refuse turns or blocks out of place; `blocks` are those beside text: role and name -> their check."""
     if not all(isinstance(message, dict) for message in messages):
         raise _refuse("messages must be a list of structures with a role and content.")
     if not messages or messages[0].get("role") == "assistant":
@@ -72,7 +89,12 @@ def _check_messages(messages: list[Any]) -> None:
             where = f"The content field in the Message object at messages.{index} is empty."
             raise _refuse(f"{where} Add a ContentBlock object to the content field and try again.")
         for position, block in enumerate(content):
-            _check_text(block, f"messages.{index}.content.{position}", f"{role} messages")
+            where = f"messages.{index}.content.{position}"
+            name = next(iter(block), "") if isinstance(block, dict) and len(block) == 1 else ""
+            if (role, name) in blocks:
+                blocks[role, name](block[name], where)
+            else:
+                _check_text(block, where, f"{role} messages")
 
 
 def _check_text(block: Any, where: str, kind: str) -> None:
@@ -92,6 +114,121 @@ def _check_text(block: Any, where: str, kind: str) -> None:
     except UnicodeEncodeError as cause:
         at = f"The text field in the ContentBlock object at {where}"
         raise _refuse(f"{at} has a lone surrogate at index {cause.start}, which is no character.") from None
+
+
+def _check_tools(config: Any) -> None:
+    _check_known("toolConfig", config, ["tools", "toolChoice"])
+    tools = _list(config.get("tools"), "toolConfig.tools")
+    if not tools:
+        raise _violated("toolConfig.tools", "Member must have length greater than or equal to 1")
+    names: dict[str, int] = {}
+    for index, tool in enumerate(tools):
+        if not isinstance(tool, dict) or len(tool) != 1:
+            raise _refuse(f"The Tool object at toolConfig.tools.{index} must set exactly one of its fields.")
+        if "toolSpec" not in tool:
+            raise _unsupported(next(iter(tool)))
+        _check_spec(tool["toolSpec"], index)
+        name = tool["toolSpec"]["name"]
+        if names.setdefault(name, index) != index:
+            raise _refuse(f"The tool names in toolConfig.tools must be unique: {name} is there twice.")
+    _check_json(config, "toolConfig")
+    choice = config.get("toolChoice", {"auto": {}})
+    if not isinstance(choice, dict) or len(choice) != 1:
+        raise _refuse("The ToolChoice object at toolConfig.toolChoice must set exactly one of its fields.")
+    ((kind, value),) = choice.items()
+    _check_known("toolConfig.toolChoice", choice, ["auto", "any", "tool"])
+    _check_known(f"toolConfig.toolChoice.{kind}", value, ["name"] if kind == "tool" else [])
+    if kind == "tool" and value.get("name") not in [*names]:
+        known = ", ".join(names)
+        raise _refuse(
+            f"toolConfig.toolChoice.tool.name is {value.get('name')!r}, which is none of the tools: {known}"
+        )
+
+
+def _check_spec(spec: Any, index: int) -> None:
+    where = f"toolConfig.tools.{index}.toolSpec"
+    _check_known(where, spec, ["name", "description", "inputSchema", "strict"])
+    _check_name(spec.get("name"), f"toolConfig.tools.{index + 1}.member.toolSpec.name", _NAME)
+    if not isinstance(spec.get("strict", False), bool):
+        raise _refuse(f"{where}.strict must be true or false.")
+    about = spec.get("description", "-")
+    if not isinstance(about, str) or not about:
+        raise _refuse(f"{where}.description must be a string of at least one character.")
+    schema = spec.get("inputSchema")
+    if not isinstance(schema, dict) or [*schema] != ["json"] or not isinstance(schema["json"], dict):
+        raise _refuse(f"{where}.inputSchema must be a structure with a JSON Schema in its field json.")
+    if schema["json"].get("type") != "object":
+        raise _refuse(f"The value at {where}.inputSchema.json.type must be one of the following: object.")
+
+
+def _check_use(call: Any, where: str) -> None:
+    _check_known(f"{where}.toolUse", call, ["toolUseId", "name", "input", "type"])
+    _check_name(call.get("toolUseId"), f"{where}.toolUse.toolUseId", _ID)
+    _check_name(call.get("name"), f"{where}.toolUse.name", _NAME)
+    if not isinstance(call.get("input"), dict):
+        raise _refuse(f"The value at {where}.toolUse.input must be a JSON object.")
+    _check_json(call["input"], f"{where}.toolUse.input")
+
+
+def _check_result(result: Any, where: str) -> None:
+    where = f"{where}.toolResult"
+    _check_known(where, result, ["toolUseId", "content", "status", "type"])
+    _check_name(result.get("toolUseId"), f"{where}.toolUseId", _ID)
+    if result.get("status", "success") not in ("success", "error"):
+        raise _violated(f"{where}.status", "Member must satisfy enum value set: [success, error]")
+    for index, part in enumerate(_list(result.get("content"), f"{where}.content")):
+        if not isinstance(part, dict) or len(part) != 1:
+            raise _refuse(f"The ContentBlock object at {where}.content.{index} must set exactly one of its fields.")
+        ((name, value),) = part.items()
+        if name not in ("text", "json"):
+            raise _refuse(
+                f"This model doesn't support the {name} field for tool results. Remove {name} and try again."
+            )
+        if name == "text" and not isinstance(value, str):
+            raise _refuse(f"The text field in the ContentBlock object at {where}.content.{index} must be a string.")
+        _check_json(value, f"{where}.content.{index}.{name}")
+
+
+_TOOL_BLOCKS: _Checks = {("assistant", "toolUse"): _check_use, ("user", "toolResult"): _check_result}
+
+
+def _check_calls(messages: list[Any], *, defined: bool) -> None:
+    """Refuse results without calls and calls without results; each turn's belong to the one before it."""
+    expected: dict[str, None] = {}
+    for index, message in enumerate([*messages, {"content": []}]):
+        where = f"messages.{index}.content"
+        results = _ids(message, "toolResult", where)
+        if missing := [call for call in expected if call not in results]:
+            raise _refuse(f"Expected toolResult blocks at {where} for the following Ids: {', '.join(missing)}")
+        if len(results) > len(expected):
+            more = "exceeds the number of toolUse blocks of previous turn"
+            raise _refuse(f"The number of toolResult blocks at {where} {more}.")
+        expected = _ids(message, "toolUse", where)
+        if (results or expected) and not defined:
+            raise _refuse("The toolConfig field must be defined when using toolUse and toolResult content blocks.")
+
+
+def _ids(message: dict[str, Any], kind: str, where: str) -> dict[str, None]:
+    ids = [block[kind]["toolUseId"] for block in message["content"] if kind in block]
+    if twice := [one for one, count in Counter(ids).items() if count > 1]:
+        raise _refuse(f"The {kind} blocks at {where} contain duplicate Ids: {', '.join(twice)}")
+    return dict.fromkeys(ids)
+
+
+def _check_name(name: Any, where: str, pattern: str) -> None:
+    if not isinstance(name, str):
+        raise _violated(where, "Member must not be null" if name is None else "Member must be a string")
+    if len(name) > _LONGEST_NAME:
+        raise _violated(where, f"Member must have length less than or equal to {_LONGEST_NAME}")
+    if not re.fullmatch(pattern, name):
+        raise _violated(where, f"Member must satisfy regular expression pattern: {pattern}")
+
+
+def _check_json(value: Any, where: str) -> None:
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as cause:
+        raise _refuse(f"The value at {where} is no JSON: {cause}") from None
 
 
 def _check_inference(config: dict[str, Any]) -> None:
@@ -130,6 +267,10 @@ def _unsupported(name: str) -> ClientError:
 
 def _constraint(violation: str) -> ClientError:
     return _refuse(f"1 validation error detected: {violation}")
+
+
+def _violated(where: str, rule: str) -> ClientError:
+    return _constraint(f"Value at '{where}' failed to satisfy constraint: {rule}")
 
 
 def _refuse(message: str) -> ClientError:

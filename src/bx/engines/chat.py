@@ -10,7 +10,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from bx.converse import text, violation
+from bx.converse import violation
+from bx.engines import toolcalls
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -26,7 +27,7 @@ _DATA = {"temperature": 0, "min_p": 0.1}
 
 
 def body(request: Request, hint: str | None = None, controls: Iterable[str] = ()) -> dict[str, Any]:
-    """Translate a Converse request of text into the body of a chat completion.
+    """Translate a Converse request of text and tools into the body of a chat completion.
 
     Args:
         request: the members of Converse's request.
@@ -36,8 +37,9 @@ def body(request: Request, hint: str | None = None, controls: Iterable[str] = ()
     instructions = [block["text"] for block in request.get("system", [])]
     system = "\n\n".join([*instructions, hint] if hint else instructions)
     messages = [{"role": "system", "content": system}] if system else []
+    names: dict[str, str] = {}
     for message in request["messages"]:
-        content = text({"output": {"message": message}})
+        content = "".join(toolcalls.spoken(block, names) for block in message["content"])
         messages.append({"role": message["role"], "content": content})
     for plain in messages:
         plain["content"] = harmless(plain["content"], controls)
@@ -67,28 +69,53 @@ def harmless(content: str, controls: Iterable[str]) -> str:
     return content
 
 
-def events(chunks: Generator[dict[str, Any]], request: Request, schema: dict[str, Any] | None) -> Iterator[Event]:
+def events(
+    chunks: Generator[dict[str, Any]],
+    request: Request,
+    schema: dict[str, Any] | None,
+    tool: str | None = None,
+) -> Iterator[Event]:
     """Turn the chunks of a chat completion into Converse's events, all but the last one's `metrics`.
 
-    An answer that should satisfy `schema` and does not ends with the stop reason `malformed_model_output`.
+    With `tool`, the name of one, the chunks are the input of a call. An answer or an input that should satisfy
+    `schema` and does not ends with the stop reason `malformed_model_output` or `malformed_tool_use`. Stop sequences
+    end text, never a call.
     """
-    ending = _Ending(request.get("inferenceConfig", {}))
-    answer, index, kind = "", 0, ""
+    config = request.get("inferenceConfig", {})
+    ending = _Ending(config if tool is None else {**config, "stopSequences": []})
+    answer, index, kind = list[str](), 0, ""
     yield {"messageStart": {"role": "assistant"}}
+    if tool is not None:
+        kind, called = "text", {"toolUseId": toolcalls.new_id(), "name": tool}
+        yield {"contentBlockStart": {"contentBlockIndex": 0, "start": {"toolUse": called}}}
     for now, written in ending.pieces(chunks):
         if kind and now != kind:
             yield {"contentBlockStop": {"contentBlockIndex": index}}
             index += 1
         kind = now
-        answer += written if now == "text" else ""
-        delta = {"text": written} if now == "text" else {"reasoningContent": {"text": written}}
-        yield {"contentBlockDelta": {"contentBlockIndex": index, "delta": delta}}
+        if now == "text":
+            answer.append(written)
+        yield {"contentBlockDelta": {"contentBlockIndex": index, "delta": _delta(now, written, tool)}}
     if not kind:  # an answer of no tokens is still an answer
         yield {"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"text": ""}}}
     yield {"contentBlockStop": {"contentBlockIndex": index}}
-    broken = schema is not None and ending.reason == "end_turn" and not _satisfies(answer, schema)
-    yield {"messageStop": {"stopReason": "malformed_model_output" if broken else ending.reason}}
+    yield {"messageStop": {"stopReason": _reason(ending.reason, "".join(answer), schema, tool)}}
     yield {"metadata": {"usage": ending.usage}}
+
+
+def _delta(kind: str, written: str, tool: str | None) -> dict[str, Any]:
+    if kind != "text":
+        return {"reasoningContent": {"text": written}}
+    return {"text": written} if tool is None else {"toolUse": {"input": written}}
+
+
+def _reason(reason: str, answer: str, schema: dict[str, Any] | None, tool: str | None) -> str:
+    """Return the stop reason of an answer that ended for a reason."""
+    if reason != "end_turn":
+        return reason
+    if schema is not None and not _satisfies(answer, schema):
+        return "malformed_model_output" if tool is None else "malformed_tool_use"
+    return reason if tool is None else "tool_use"
 
 
 class _Ending:
@@ -137,6 +164,11 @@ class _Ending:
         read = self._timings.get("prompt_n", 0) + self._timings.get("cache_n", 0)
         written = self._timings.get("predicted_n", 0)
         return {"inputTokens": read, "outputTokens": written, "totalTokens": read + written}
+
+
+def written(chunks: Iterable[dict[str, Any]]) -> str:
+    """Join the text of chunks."""
+    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
 
 
 def cut(text: str, stops: list[str]) -> tuple[str, str, bool]:

@@ -7,25 +7,34 @@ words; `llama` knows the library that computes.
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import importlib.util
+import json
 import math
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from botocore.exceptions import ClientError
 
 from bx import grammar, weights
 from bx.converse import Stream, collect, error, schema_of, violation
-from bx.engines import chat, llama
+from bx.converse import request as build
+from bx.engines import chat, llama, toolcalls
 from bx.engines.calls import closed
+from bx.memory import Memory
 from bx.validation import check
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
-    from pathlib import Path
-
-    from botocore.exceptions import ClientError
+    from collections.abc import Callable, Generator, Iterator
 
     from bx.converse import Event, Request, Response
     from bx.engines.calls import Call
+
+    _Answer = tuple[Iterator[Event], Callable[[], None]]  # its events, and what stops it
+    _Inputs = dict[str, "_Input"]  # by the names of their tools
 
 # additionalModelRequestFields: the least and the most of each, and whether it is a whole number.
 _FIELDS: dict[str, tuple[float, float, bool]] = {
@@ -36,7 +45,9 @@ _FIELDS: dict[str, tuple[float, float, bool]] = {
     "dry_multiplier": (0, 100, False),
 }
 _PROOFS = 100  # grammars that are remembered as proven
+_REMEMBERED = 24 * 3600  # seconds for which other processes need not prove a grammar again
 _LONGEST_REASON = 600  # characters
+_ANY_INPUT = {"type": "object"}
 
 
 class Local:
@@ -49,6 +60,7 @@ class Local:
     def __init__(self) -> None:
         self._models: dict[Path, llama.Model] = {}
         self._proven: dict[tuple[Path, str], str] = {}
+        self._neutral: dict[tuple[Path, str], float] = {}  # how models lean to tools that nothing speaks for
         self._lock = threading.Lock()
         self._open = True
         llama.watch()
@@ -61,27 +73,68 @@ class Local:
         """Answer in events: see `bx.converse.Engine`."""
         started = time.monotonic()
         with llama.preparing():
-            call, schema = self._ask(request)
-        events = _timed(chat.events(call.chunks(), request, schema), started)
-        return {"stream": Stream(events, call.cancel)}
+            events, cancel = self._ask(request)
+        return {"stream": Stream(_timed(events, started), cancel)}
 
-    def _ask(self, request: Request) -> tuple[Call, dict[str, Any] | None]:
-        """Check a request, load its model, prove its grammar, and start the answer; returns the schema too."""
-        check(request, fields=_FIELDS)
+    def _ask(self, request: Request) -> _Answer:
+        """Check a request, load its model, prove its grammars, and start the answer."""
+        check(request, fields=_FIELDS, tools=True)
         _check_fields(request.get("additionalModelRequestFields", {}))
         schema = schema_of(request)
         if schema is not None:
-            _check_schema(schema, request)
+            _check_schema(request)
+        inputs = _check_inputs(request)
         llama.check_installed()
         path = _find(request.get("modelId"))
         model = self._model(path)
-        constraint: dict[str, Any] = {}
-        if schema is not None:
-            constraint = {"grammar": self._grammar(path, model, schema, request), "reasoning_format": "none"}
-        body = chat.body(request, None if schema is None else grammar.hint(schema), model.controls)
-        call = model.chat(body | constraint)
-        call.begin()
-        return call, schema
+        constraint = None if schema is None else self._grammar(path, model, schema, request)
+        if inputs and (called := self._call_tool(path, model, request, inputs)):
+            return called
+        hint = None if schema is None else grammar.hint(schema)
+        call = _begun(model, chat.body(request, hint, model.controls), constraint)
+        return chat.events(call.chunks(), request, schema), call.cancel
+
+    def _call_tool(self, path: Path, model: llama.Model, request: Request, inputs: _Inputs) -> _Answer | None:
+        """Start the answer that is a call, or return None where the model may write text and should."""
+        inputs = {name: self._proven_input(path, model, name, taken) for name, taken in inputs.items()}
+        forced, said = toolcalls.is_forced(request), toolcalls.message(request)
+        if said is None and not forced:
+            return None
+        said = said or toolcalls.last_text(request)
+        spec, lean = self._best_tool(path, model, request, said)
+        schema = inputs[spec["name"]].schema
+        body = toolcalls.SAMPLING | chat.body(request, toolcalls.hint(schema), model.controls)
+        call = _begun(model, body, self._grammar(path, model, schema, _holding(schema)))
+        if forced:
+            return chat.events(call.chunks(), request, schema, spec["name"]), call.cancel
+        drafted = [*call.chunks()]
+        if not toolcalls.is_called(lean, chat.written(drafted), spec, said):
+            return None
+        return chat.events((chunk for chunk in drafted), request, schema, spec["name"]), call.cancel
+
+    def _proven_input(self, path: Path, model: llama.Model, name: str, taken: _Input) -> _Input:
+        """Return what a tool's input is held to on this model."""
+        try:
+            self._grammar(path, model, taken.schema, _holding(taken.schema))
+        except ClientError as refused:
+            return _instead(taken, name, refused)
+        return taken
+
+    def _best_tool(self, path: Path, model: llama.Model, request: Request, said: str) -> tuple[dict[str, Any], float]:
+        """Return the tool that the model leans to most for a message, and how much."""
+        specs = toolcalls.offered(request)
+        if len(specs) == 1 and toolcalls.is_forced(request):
+            return specs[0], 0
+        leanings = []
+        for spec in specs:
+            key = path, json.dumps(spec)
+            if key not in self._neutral:
+                if len(self._neutral) >= _PROOFS:
+                    self._neutral.clear()
+                self._neutral[key] = _leaning(model, spec, toolcalls.NEUTRAL)
+            leanings.append(_leaning(model, spec, said) - self._neutral[key])
+        best = max(range(len(specs)), key=leanings.__getitem__)
+        return specs[best], leanings[best]
 
     def close(self) -> None:
         """Stop what is being answered and unload the models; the engine cannot be used afterwards.
@@ -105,24 +158,94 @@ class Local:
     def _grammar(self, path: Path, model: llama.Model, schema: dict[str, Any], request: Request) -> str:
         """Return a grammar for a schema that is proven to be in force on this model."""
         key = path, _text_of(request)
-        if (path, "") not in self._proven:
-            if _holds(model, None):
-                raise error("ModelErrorException", "The embedded model cannot be held to a schema: the test fails")
-            self._proven[path, ""] = ""
         if key not in self._proven:
-            proven = _prove(model, schema)
+            proven = _prove(path, model, schema)
             if len(self._proven) >= _PROOFS:
                 self._proven.clear()
             self._proven[key] = proven
         return self._proven[key]
 
 
-def _prove(model: llama.Model, schema: dict[str, Any]) -> str:
+class _Input(NamedTuple):
+    """What the input of a tool is held to, and whether a schema that cannot be enforced must be refused."""
+
+    schema: dict[str, Any]
+    strict: bool
+
+
+def _check_inputs(request: Request) -> _Inputs:
+    """Refuse tools whose input no model could be held to; returns what each that may be called takes."""
+    forced = toolcalls.is_forced(request)
+    if forced and request["messages"][-1]["role"] == "assistant":
+        message = "This model does not support assistant message prefill with a tool that must be called."
+        raise error("ValidationException", f"{message} The conversation must end with a user message.")
+    inputs = {}
+    for spec in toolcalls.offered(request):
+        name, taken = spec["name"], _Input(spec["inputSchema"]["json"], forced or spec.get("strict", False))
+        try:
+            _check_schema(_holding(taken.schema))
+            inputs[name] = taken
+        except ClientError as refused:
+            inputs[name] = _instead(taken, name, refused)
+    return inputs
+
+
+def _instead(taken: _Input, name: str, refused: ClientError) -> _Input:
+    """Hold an input whose schema was refused to any object, unless it must be enforced."""
+    told = refused.response["Error"]
+    if told["Code"] != "ValidationException":
+        raise refused
+    if taken.strict:
+        raise error("ValidationException", f"The input of the tool {name}: {told['Message']}") from None
+    return taken._replace(schema=_ANY_INPUT)
+
+
+def _holding(schema: dict[str, Any]) -> Request:
+    """Make the request that would hold a text to a schema."""
+    return build("", model="local", schema=schema)
+
+
+def _begun(model: llama.Model, body: dict[str, Any], constraint: str | None = None) -> Call:
+    """Start the answer to a chat completion, with a grammar where one is given."""
+    call = model.chat(body if constraint is None else body | {"grammar": constraint, "reasoning_format": "none"})
+    call.begin()
+    return call
+
+
+def _leaning(model: llama.Model, spec: dict[str, Any], said: str) -> float:
+    """Ask a model whether a tool fits a message: above 0 it rather does."""
+    body = toolcalls.question(spec, said)
+    for plain in body["messages"]:
+        plain["content"] = chat.harmless(plain["content"], model.controls)
+    return toolcalls.leaning(_begun(model, body).chunks())
+
+
+def _prove(path: Path, model: llama.Model, schema: dict[str, Any]) -> str:
+    if _held(path, model, None):
+        raise error("ModelErrorException", "The embedded model cannot be held to a schema: the test fails")
     for candidate in grammar.candidates(schema):
-        if _holds(model, candidate):
+        if _held(path, model, candidate):
             return candidate
     reason = grammar.refusal(schema, lambda candidate: _holds(model, candidate))
     raise _unenforceable(f"{reason}. Remove it and try again.")
+
+
+def _held(path: Path, model: llama.Model, candidate: str | None) -> bool:
+    """Whether a model is held to a grammar, as this or another process found out in the last 24 hours.
+
+    The same build of the library, the same file and the same text give the same result; and were it not so, the
+    finished answer is validated all the same.
+    """
+    memory, digest = Memory("grammars", _REMEMBERED), hashlib.sha256((candidate or "").encode())
+    library = importlib.util.find_spec("xllamacpp")
+    for file in (path, *(Path(library.origin).parent.glob("*") if library and library.origin else ())):
+        found = file.stat()
+        digest.update(f"\n{file}\n{found.st_size}\n{found.st_mtime_ns}".encode())
+    held = memory.get(digest.hexdigest())
+    if held is None:
+        held = _holds(model, candidate)
+        memory.put(digest.hexdigest(), held)
+    return bool(held)
 
 
 def _holds(model: llama.Model, candidate: str | None) -> bool:
@@ -136,16 +259,23 @@ def _holds(model: llama.Model, candidate: str | None) -> bool:
     return not any("Z" in choice.get("text", "") for chunk in call.chunks() for choice in chunk["choices"])
 
 
-def _check_schema(schema: dict[str, Any], request: Request) -> None:
+def _check_schema(request: Request) -> None:
     """Refuse what no model could be held to, before one is loaded."""
     if request["messages"][-1]["role"] == "assistant":
         message = "This model does not support assistant message prefill with a JSON Schema."
         raise error("ValidationException", f"{message} The conversation must end with a user message.")
     try:
-        grammar.check(schema, _text_of(request))
-        violation(None, schema)
+        _check_text(_text_of(request))
     except ValueError as cause:
         raise _unenforceable(str(cause)) from None
+
+
+@functools.lru_cache(maxsize=_PROOFS)
+def _check_text(text: str) -> None:
+    """Refuse a schema that is no schema, or too much; one that passed is not looked at again."""
+    schema = json.loads(text)
+    grammar.check(schema, text)
+    violation(None, schema)
 
 
 def _text_of(request: Request) -> str:

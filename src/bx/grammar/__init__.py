@@ -1,12 +1,13 @@
 """A JSON Schema as a grammar that llguidance enforces token by token, or the reason why it cannot be one.
 
 `candidates` narrows a schema so that a small model comes to an end: strings, lists and maps get a bound where they
-have none, and objects no keys but their own. A narrower schema never admits an answer that the wider one refuses.
+have none, and objects no keys but their own. What is narrowed admits no answer that the wider one refuses.
 `hint` tells the model the fields in words. This module knows no engine and no model.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -15,9 +16,13 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from bx.converse import json_path
+from bx.grammar.rewrite import TooLargeError, rewritten, validated
+from bx.schema import walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+__all__ = ["candidates", "check", "hint", "refusal", "validated"]
 
 Schema = dict[str, Any]
 
@@ -28,7 +33,6 @@ _LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _REASON_SECONDS = 2  # that may be spent on finding the place of a problem
 
 # What is refused or capped before llguidance sees it, which would take minutes or all memory over it.
-_DEEPEST = 100  # levels of nesting
 _LARGEST = 100_000  # characters
 _MOST_ITEMS = 10_000  # more would not fit into an answer anyway
 _MOST_PATTERNS = 12  # in a schema that combines patterns: the time doubles with each
@@ -39,11 +43,12 @@ _UNUSABLE = "no answer satisfies it, or it is too complex"
 # Exact separators: free white space lets a small model write blanks until its tokens run out.
 _SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
-# Where a schema holds other schemas that narrow it. Those that widen or negate (`not`, `if`) are left as they are.
-_ONE = ("items", "additionalProperties", "additionalItems")
-_MANY = ("anyOf", "oneOf", "allOf", "prefixItems")
-_NAMED = ("patternProperties", "properties", "definitions", "$defs")  # definitions come first: see `_children`
-_COMBINING = ("allOf", "anyOf", "oneOf", "$ref", "patternProperties", "unevaluatedProperties", "if")
+# Where a problem is looked for; in what is negated or a condition, nothing is in the way by itself.
+_PLACES = {
+    "$defs", "definitions", "properties", "patternProperties", "dependencies", "dependentSchemas", "items",
+    "additionalProperties", "additionalItems", "anyOf", "oneOf", "allOf", "prefixItems", "then", "else",
+}  # fmt: skip
+_DEFINITIONS = ("$defs", "definitions")
 
 
 def check(schema: Schema, text: str) -> None:
@@ -58,8 +63,8 @@ def check(schema: Schema, text: str) -> None:
     """
     if len(text) > _LARGEST:
         raise ValueError(f"$: the schema has {len(text)} characters, and {_LARGEST} is the most")
-    if _depth(schema) > _DEEPEST:
-        raise ValueError(f"$: the schema is nested more than {_DEEPEST} levels deep")
+    if walk.depth(schema) > walk.DEEPEST:
+        raise ValueError(f"$: the schema is nested more than {walk.DEEPEST} levels deep")
     try:
         json.dumps(schema, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
@@ -104,14 +109,16 @@ def _remainders(schema: Schema) -> int:
 
 def candidates(schema: Schema) -> Iterator[str]:
     """Yield grammars for a schema that passed `check`, the one to prefer first; the last is nearly as it stands."""
-    capped = _capped(schema)
-    # Narrowing the choices of a `oneOf` may leave one where there were two; not so where they are known to exclude
-    # each other, and else llguidance does not take the schema.
-    text = json.dumps(schema)
-    inside_one_of = '"oneOf"' not in text or _reason(capped) is None
-    close = "allOf" not in text
-    for narrowed in (_bounded(capped, close=close, inside_one_of=inside_one_of), capped):
-        yield _grammar({**narrowed, "x-guidance": _SEPARATORS})
+    try:
+        written = rewritten(_capped(schema))
+    except TooLargeError:
+        return
+    heads = [node for _, node in walk.nodes(written) if _combines(node)]
+    together = {id(part) for node in heads for part in _parts(node, written)}
+    yield _grammar(_bounded(written, written, together))
+    if heads:  # closing what is combined may close a circle of references, too
+        yield _grammar(_bounded(written, written, together | set(map(id, heads))))
+    yield _grammar(written)
 
 
 def refusal(schema: Schema, holds: Callable[[str], bool]) -> str:
@@ -122,28 +129,29 @@ def refusal(schema: Schema, holds: Callable[[str], bool]) -> str:
         holds: whether a model can be held to a grammar, for the problems that show only when it is used.
     """
     schema = _capped(schema)
-    definitions: Schema = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
+    definitions: Schema = {name: schema[name] for name in (*_DEFINITIONS, "$schema") if name in schema}
     until = time.monotonic() + _REASON_SECONDS
     late = _reason(schema) is None  # llguidance compiles it, and stumbles over it later
 
     def why(part: Schema) -> str | None:
         if time.monotonic() > until:
             return None
-        part = definitions | part | {"x-guidance": _SEPARATORS}
-        return _reason(part) or (_UNUSABLE if late and not holds(_grammar(part)) else None)
+        part = definitions | part
+        return _reason(part) or (_UNUSABLE if late and not holds(_grammar(rewritten(part))) else None)
 
     reason = why(schema) or _UNUSABLE
     path: list[str | int] = []
     node, found = schema, True
     while found:
         found = False
-        for steps, child in _children(node):
+        for steps, child in _places(node):
             inner = why(child)
             # What cannot be satisfied has its own reason, and is one for whatever it is part of.
             if inner and (inner == reason or "nsatisfiable" in reason):
                 path, node, reason, found = [*path, *steps], child, inner, True
                 break
-    for keyword in sorted(node, key=lambda keyword: keyword == "type"):  # what is wrong is hardly ever the type
+    # What is named in the reason comes first; what is wrong is hardly ever the type or a name.
+    for keyword in sorted(node, key=lambda keyword: (f'"{keyword}"' not in reason, keyword in ("type", "$id", "id"))):
         if why({name: value for name, value in node.items() if name != keyword}) != reason:
             return f"{json_path([*path, keyword])}: {reason}"
     return f"{json_path(path)}: {reason}"
@@ -157,19 +165,22 @@ def hint(schema: Schema) -> str:
 
 
 def _grammar(schema: Schema) -> str:
-    return f"%llguidance {{}}\nstart: %json {json.dumps(schema, ensure_ascii=False)}"
+    return f"%llguidance {{}}\nstart: %json {json.dumps(schema | {'x-guidance': _SEPARATORS}, ensure_ascii=False)}"
 
 
 def _reason(schema: Schema) -> str | None:
     """Return why llguidance cannot compile a schema, or None where it can."""
     from llguidance import LLMatcher
 
-    failed, messages = LLMatcher.validate_grammar_with_warnings(_grammar(schema))
+    try:
+        failed, messages = LLMatcher.validate_grammar_with_warnings(_grammar(rewritten(schema)))
+    except TooLargeError as cause:
+        return str(cause).removeprefix("$: ")
     if not failed:
         return None
     found = re.search(r"failed to compile JSON schema: (.*?)\n +\d+ \| ", messages[0] + "\n 0 | ", re.DOTALL)
     reason = " ".join((found[1] if found else messages[0]).split())
-    return re.sub(r" while processing json-schema:\S+|\. Enable 'coerce_one_of' .*", "", reason)
+    return re.sub(r" while processing json-schema:\S+", "", reason)
 
 
 def _capped(value: Any) -> Any:
@@ -188,12 +199,17 @@ def _is_many(value: Any) -> bool:
     return isinstance(value, (int, float)) and value > _MOST_ITEMS
 
 
-def _bounded(schema: Schema, *, close: bool, inside_one_of: bool) -> Schema:
-    """Copy a schema with a bound on whatever has none; with `close`, objects get no keys but their own."""
-    narrowed = dict(schema)
-    for steps, child in _children(schema):
-        if inside_one_of or steps[0] != "oneOf":
-            _put(narrowed, steps, _bounded(child, close=close, inside_one_of=inside_one_of))
+def _bounded(schema: Any, root: Schema, together: set[int]) -> Any:
+    """Copy a rewritten schema with a bound on whatever has none, and no keys but their own for objects.
+
+    Args:
+        schema: the schema.
+        root: the whole, for its references.
+        together: the schemas, by `id`, that describe one value with others; by itself, none can forbid further keys.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    narrowed = walk.mapped(schema, lambda child: _bounded(child, root, together))
     kinds = schema.get("type", ())
     kinds = {kinds} if isinstance(kinds, str) else set(kinds)
     if "string" in kinds and not {"maxLength", "enum", "const", "pattern", "format"} & schema.keys():
@@ -204,46 +220,56 @@ def _bounded(schema: Schema, *, close: bool, inside_one_of: bool) -> Schema:
     limits = [schema[keyword] for keyword in _LIMITS if keyword in schema]
     if "integer" in kinds and "number" not in kinds and all(abs(limit) < _LARGEST_INTEGER for limit in limits):
         narrowed = {"minimum": -_LARGEST_INTEGER, "maximum": _LARGEST_INTEGER, **narrowed}
-    if "object" in kinds and not {"maxProperties", "properties"} & schema.keys():
+    if id(schema) in together:
+        return narrowed
+    if "object" in kinds and not {"maxProperties", "properties"} & schema.keys() and not _combines(schema):
         narrowed["maxProperties"] = max(_LONGEST_LIST, schema.get("minProperties", 0))
-    if close and _closable(schema):
-        narrowed["additionalProperties"] = False
-    return narrowed
+    return narrowed | _closed(schema, narrowed, root)
 
 
-def _closable(schema: Schema) -> bool:
-    """Whether forbidding further keys leaves an object that can still be written."""
-    named = schema.get("properties")
-    if not isinstance(named, dict) or "additionalProperties" in schema or any(key in schema for key in _COMBINING):
-        return False
-    return all(name in named for name in schema.get("required", ())) and schema.get("minProperties", 0) <= len(named)
+def _closed(schema: Schema, narrowed: Schema, root: Schema) -> Schema:
+    """Return what forbids further keys, where that leaves an object that can still be written; else nothing."""
+    parts = [schema, *_parts(schema, root)] if _combines(schema) else [schema]
+    open_ended = {"additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames"}
+    if any(open_ended & part.keys() for part in parts) or not any("properties" in part for part in parts):
+        return {}
+    named = dict.fromkeys(name for part in parts for name in part.get("properties", ()))
+    needed = {name for part in parts for name in part.get("required", ())}
+    if not needed <= named.keys() or any(part.get("minProperties", 0) > len(named) for part in parts):
+        return {}
+    own = narrowed.get("properties", {})
+    return {"properties": {name: own.get(name, True) for name in named}, "additionalProperties": False}
 
 
-def _children(schema: Schema) -> Iterator[tuple[list[str | int], Schema]]:
-    """Yield each schema directly inside a schema with the steps that lead to it."""
-    places: list[tuple[list[str | int], Any]] = [([keyword], schema.get(keyword)) for keyword in _ONE]
-    for keyword in _NAMED:
-        inside = schema.get(keyword)
-        places[:0] = [
-            ([keyword, name], child) for name, child in (inside if isinstance(inside, dict) else {}).items()
-        ]
-    for keyword in _MANY:
-        inside = schema.get(keyword)
-        places += [
-            ([keyword, index], child) for index, child in enumerate(inside if isinstance(inside, list) else ())
-        ]
-    yield from ((steps, child) for steps, child in places if isinstance(child, dict))
+def _combines(schema: Schema) -> bool:
+    """Whether a schema describes a value together with others."""
+    return "allOf" in schema or bool(
+        {"anyOf", "$ref"} & schema.keys() and {"properties", "required", "additionalProperties"} & schema.keys()
+    )
 
 
-def _put(schema: Schema, steps: list[str | int], child: Any) -> None:
-    """Replace the schema that `steps` lead to, without touching the original's containers."""
-    if len(steps) == 1:
-        schema[str(steps[0])] = child
-        return
-    keyword, key = steps
-    held = schema[str(keyword)]
-    schema[str(keyword)] = held = held.copy()
-    held[key] = child
+def _parts(schema: Schema, root: Schema) -> list[Schema]:
+    """List the schemas that describe the same value as this one, each once."""
+    found: dict[int, Schema] = {}
+    left: list[Any] = [schema]
+    while left:
+        part = left.pop(0)
+        inside = [*part.get("allOf", ()), *part.get("anyOf", ())]
+        if isinstance(part.get("$ref"), str):
+            with contextlib.suppress(LookupError):
+                inside.append(walk.target(root, part["$ref"]))
+        fresh = [child for child in inside if isinstance(child, dict) and id(child) not in found]
+        found |= {id(child): child for child in fresh}
+        left += fresh
+    return list(found.values())
+
+
+def _places(schema: Schema) -> list[tuple[walk.Path, Schema]]:
+    """List the schemas directly inside a schema where a problem may lie, definitions first."""
+    places = [
+        (steps, child) for steps, child in walk.children(schema) if steps[0] in _PLACES and isinstance(child, dict)
+    ]
+    return sorted(places, key=lambda place: place[0][0] not in _DEFINITIONS)
 
 
 def _objects(schema: Schema) -> Iterator[tuple[list[str | int], dict[str, Any]]]:
@@ -256,18 +282,6 @@ def _objects(schema: Schema) -> Iterator[tuple[list[str | int], dict[str, Any]]]
             left += [([*path, name], inner) for name, inner in value.items()]
         elif isinstance(value, list):
             left += [([*path, index], inner) for index, inner in enumerate(value)]
-
-
-def _depth(value: Any) -> int:
-    """Count the levels of nesting without recursion; stops counting where it is too deep anyway."""
-    level, deep = [value], 0
-    while level and deep <= _DEEPEST:
-        deep += 1
-        inside = [
-            item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list))
-        ]
-        level = [value for values in inside for value in values]
-    return deep
 
 
 def _words(schema: Any) -> str:

@@ -1,0 +1,284 @@
+"""A JSON Schema, rewritten into what llguidance enforces, and the list of what is left to validation.
+
+Whatever is rewritten admits what the original admits, but for three things. What `validated` lists is looser: the
+finished answer must still be validated. With `narrow`, keywords that no grammar can count on are made trivially true
+(`uniqueItems`: as many items as need not be compared). And a few keywords are met in one way out of several
+(`contains`: by the first items). What cannot be rewritten is left as it is, for llguidance to refuse. This module
+knows no model, and llguidance only by what it takes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING
+
+from bx.grammar.opposite import Found, Opposites, Schema, both, canonical, either, values_of
+from bx.schema import walk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+_MOST_NODES = 40_000  # schemas within what is written: choices that hold choices multiply
+_MOST_CHOICES = 60  # that a count of keys or items is spelled out into
+_LONGEST_STRING = 300  # characters of a format, where nothing else says so
+_MOST_SUBSETS = 7  # values of which a list without repetition takes some in their order
+
+_PCT = "%[0-9A-Fa-f]{2}"
+_BEYOND = "\\u00a0-\\ud7ff\\uf900-\\ufdcf\\ufdf0-\\uffef"
+
+
+def _uri(more: str, *, relative: bool) -> str:
+    """Spell RFC 3986 without IP literals; `more` are the characters of RFC 3987."""
+    plain = f"A-Za-z0-9._~!$&'()*+,;={more}\\-"
+    segment = f"(?:[{plain}:@]|{_PCT})"
+    authority = f"//(?:(?:[{plain}:]|{_PCT})*@)?(?:[{plain}]|{_PCT})*(?::[0-9]{{1,4}})?(?:/{segment}*)*"
+    path = f"/(?:{segment}+(?:/{segment}*)*)?|{segment}+(?:/{segment}*)*"
+    whole = f"[A-Za-z][A-Za-z0-9+.-]*:(?:{authority}|{path})?"
+    if relative:
+        first = f"(?:[{plain}@]|{_PCT})+(?:/{segment}*)*"
+        whole = f"(?:{whole}|{authority}|/(?:{segment}+(?:/{segment}*)*)?|{first})?"
+    return f"^{whole}(?:\\?(?:{segment}|[/?])*)?(?:#(?:{segment}|[/?])*)?$"
+
+
+_POINTER = "(?:/(?:[^~/]|~[01])*)*"
+_LABEL = "[a-z0-9]{1,15}(?:-[a-z0-9]{1,15}){0,2}"
+_VARIABLE = "(?:[A-Za-z0-9_]+(?:\\.[A-Za-z0-9_]+)*)(?::[1-9][0-9]{0,3}|\\*)?"
+# Formats that llguidance does not know: what each pattern admits is of the format, though not always the reverse.
+_PATTERNS = {
+    "uri": _uri("", relative=False),
+    "uri-reference": _uri("", relative=True),
+    "iri": _uri(_BEYOND, relative=False),
+    "iri-reference": _uri(_BEYOND, relative=True),
+    "uri-template": f"^(?:[A-Za-z0-9._~!$&()*+,;=:@/?#-]|{_PCT}|\\{{[+#./;?&]?{_VARIABLE}(?:,{_VARIABLE})*\\}})*$",
+    "json-pointer": f"^{_POINTER}$",
+    "relative-json-pointer": f"^(?:0|[1-9][0-9]{{0,8}})(?:#|{_POINTER})$",
+    "idn-hostname": f"^{_LABEL}(?:\\.{_LABEL}){{0,3}}$",
+}
+_NARROWER = {"idn-email": "email"}
+_ENFORCED = {"date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"}  # by llguidance
+
+
+class TooLargeError(ValueError):
+    """What is rewritten grows beyond all measure: choices within choices."""
+
+
+def rewritten(schema: Schema, *, narrow: bool = True) -> Schema:
+    """Write a schema, not deeper than `walk.DEEPEST`, in what llguidance enforces.
+
+    Args:
+        schema: a valid JSON Schema of any draft from 4 on.
+        narrow: make sure that answers keep what could only be validated, where a narrower schema does.
+
+    Returns:
+        A schema of Draft 2020-12.
+
+    Raises:
+        TooLargeError: it would be too large.
+    """
+    made = _Writing(schema, narrow=narrow).write(schema)
+    return {**made, "$schema": _DRAFT} if isinstance(made, dict) else {}
+
+
+def validated(schema: Schema) -> list[tuple[walk.Path, str]]:
+    """List what a grammar for a schema does not enforce, so that it shows only when the answer is validated.
+
+    Returns:
+        The path to each such keyword, the keyword included, and the keyword.
+    """
+    writing = _Writing(schema, narrow=True)
+    return [((*path, keyword), keyword) for path, node in walk.nodes(schema) for keyword in writing.loose(node)]
+
+
+class _Writing:
+    """A schema that is being rewritten, its references, and how much was written."""
+
+    def __init__(self, root: Schema, *, narrow: bool) -> None:
+        self._opposites = Opposites(root)
+        self._narrow = narrow
+        self._written = 0
+
+    def write(self, schema: Found) -> Found:
+        self._written += 1
+        if self._written > _MOST_NODES:
+            raise TooLargeError("$: the choices of the schema combine into too many")
+        if isinstance(schema, bool):
+            return schema
+        made = self._opposites.modern(schema)
+        parts = [found for found in self._parts(made) if found is not True]
+        if parts:
+            made["allOf"] = [*made.get("allOf", ()), *parts]
+        return walk.mapped(made, self.write)
+
+    def loose(self, schema: Schema) -> Iterator[str]:
+        """Yield the keywords of a schema that are only validated."""
+        schema = self._opposites.modern(schema)
+        if "oneOf" in schema and self._one_of(schema["oneOf"]) is None:
+            yield "oneOf"
+        if schema.get("format") == "regex":
+            yield "format"
+        if schema.get("uniqueItems") is True and _unique(schema, narrow=True) is None:
+            yield "uniqueItems"
+
+    def _parts(self, schema: Schema) -> Iterator[Found]:
+        """Take out of a schema what llguidance does not know; yield what says the same."""
+        _evaluated(schema)
+        if isinstance(schema.get("oneOf"), list):
+            choices = schema.pop("oneOf")
+            found = self._one_of(choices)
+            yield {"anyOf": choices} if found is None else found
+        if "not" in schema and (found := self._opposites.opposite(schema["not"])) is not None:
+            del schema["not"]
+            yield found
+        if "if" in schema and (found := self._condition(schema)) is not None:
+            schema.pop("if")
+            yield found
+        if "if" not in schema:  # alone, they say nothing
+            schema.pop("then", None)
+            schema.pop("else", None)
+        yield from _dependent(schema)
+        yield from self._formats(schema)
+        _names(schema)
+        self._lists(schema)
+        yield from _counted(schema)
+
+    def _one_of(self, choices: list[Found]) -> Found | None:
+        """Return the choices so that exactly one holds; None where that cannot be said, and they may overlap."""
+        listed = [values_of(self._opposites.resolved(choice)) for choice in choices]
+        spelled = [canonical(value) for values in listed for value in values or ()]
+        if all(listed) and len(spelled) == len(set(spelled)):
+            return {"anyOf": choices}
+        exact: list[Found] = []
+        for at, choice in enumerate(choices):
+            others = [other for place, other in enumerate(choices) if place != at]
+            overlapping = [other for other in others if not self._opposites.disjoint(choice, other)]
+            found = both([choice, *map(self._opposites.opposite, overlapping)])
+            if found is None:
+                return None
+            exact.append(found)
+        return either([*exact])
+
+    def _condition(self, schema: Schema) -> Found | None:
+        opposite = self._opposites.opposite(schema["if"])
+        then, otherwise = both([schema["if"], schema.get("then", True)]), both([opposite, schema.get("else", True)])
+        return either([then, otherwise])
+
+    def _formats(self, schema: Schema) -> Iterator[Found]:
+        named = schema.get("format")
+        if not isinstance(named, str) or named in _ENFORCED:
+            return
+        del schema["format"]  # what no standard defines says nothing
+        if named in _NARROWER:
+            schema["format"] = _NARROWER[named]
+        if named in _PATTERNS:
+            bound = {"maxLength": max(_LONGEST_STRING, schema.get("minLength", 0))} if self._narrow else {}
+            yield {"pattern": _PATTERNS[named]} | ({} if "maxLength" in schema else bound)
+
+    def _lists(self, schema: Schema) -> None:
+        if schema.pop("uniqueItems", None) is True:
+            schema |= _unique(schema, narrow=self._narrow) or {}
+        if "contains" not in schema:  # alone, they say nothing
+            schema.pop("minContains", None)
+            schema.pop("maxContains", None)
+        least = schema.get("minContains", 1)
+        if "contains" in schema and "maxContains" not in schema and least <= _MOST_CHOICES:
+            held = schema.pop("contains")
+            schema.pop("minContains", None)
+            first = list(schema.get("prefixItems", ()))
+            first += [schema.get("items", True)] * (least - len(first))
+            schema["prefixItems"] = [both([held, item]) for item in first[:least]] + first[least:]
+            schema["minItems"] = max(least, schema.get("minItems", 0))
+            if not schema["prefixItems"]:
+                del schema["prefixItems"]
+
+
+def _unique(schema: Schema, *, narrow: bool) -> Schema | None:
+    """Return what keeps items from repeating, or None where nothing does."""
+    least, most = schema.get("minItems", 0), schema.get("maxItems", math.inf)
+    if most <= 1 or {"const", "enum"} & schema.keys():
+        return {} if most <= 1 or _all_unique(schema) else None
+    values = None if "prefixItems" in schema else values_of(schema.get("items"))
+    if values and len(values) <= _MOST_CHOICES and schema.get("type") == "array":
+        sizes = range(least, min(len(values), most) + 1)
+        if sum(math.perm(len(values), size) for size in sizes) <= _MOST_CHOICES + 5:
+            return {"enum": [list(items) for size in sizes for items in itertools.permutations(values, size)]}
+        if narrow and len(values) <= _MOST_SUBSETS:
+            return {"enum": [list(items) for size in sizes for items in itertools.combinations(values, size)]}
+    return {"maxItems": 1} if narrow and least <= 1 else None
+
+
+def _all_unique(schema: Schema) -> bool:
+    listed = [value for value in values_of(schema) or () if isinstance(value, list)]
+    return all(len(value) == len({canonical(item) for item in value}) for value in listed)
+
+
+def _dependent(schema: Schema) -> Iterator[Found]:
+    """Yield for each key that others depend on: it is absent, or they are as they should be."""
+    for name, needed in schema.pop("dependentRequired", {}).items():
+        yield {"anyOf": [{"properties": {name: False}}, {"required": [name, *needed]}]}
+    for name, child in schema.pop("dependentSchemas", {}).items():
+        yield {"anyOf": [{"properties": {name: False}}, {"allOf": [{"required": [name]}, child]}]}
+
+
+def _names(schema: Schema) -> None:
+    """Say by `patternProperties` or `properties` what names keys may have; leave what cannot be said so."""
+    rule = schema.get("propertyNames")
+    if rule is True or rule == {}:
+        del schema["propertyNames"]
+    if not isinstance(rule, dict) or not rule:
+        return
+    listed, rest = values_of(rule), schema.get("additionalProperties", True)
+    assertions = rule.keys() - {"type", "title", "description"}
+    if rule.get("type", "string") != "string" or schema.get("patternProperties"):
+        return
+    named: dict[str, Found] = schema.get("properties", {})
+    if listed is not None and assertions <= {"const", "enum"}:
+        del schema["propertyNames"]
+        schema["properties"] = {name: child for name, child in named.items() if name in listed}
+        schema["properties"] |= {name: rest for name in listed if isinstance(name, str) and name not in named}
+        schema["additionalProperties"] = False
+    elif (not named and assertions == {"pattern"}) or (
+        assertions <= {"minLength", "maxLength"} and (not named or rest in (True, {}))
+    ):
+        del schema["propertyNames"]
+        least, most = rule.get("minLength", 0), rule.get("maxLength", "")
+        fits = [name for name in named if least <= len(name) <= (most or math.inf)]
+        schema["properties"] = {name: named[name] if name in fits else False for name in named}
+        schema["patternProperties"] = {rule.get("pattern", f"^(?s:.){{{least},{most}}}$"): rest}
+        schema["additionalProperties"] = False
+
+
+def _evaluated(schema: Schema) -> None:
+    """Say by `additionalProperties` and `items` what may not be left over, where nothing else evaluates anything."""
+    elsewhere = {"$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas"} & schema.keys()
+    for keyword, plain in (("unevaluatedProperties", "additionalProperties"), ("unevaluatedItems", "items")):
+        if keyword in schema and not elsewhere and "contains" not in schema:
+            schema.setdefault(plain, schema.pop(keyword))
+            schema.pop(keyword, None)
+
+
+def _counted(schema: Schema) -> Iterator[Found]:
+    """Spell out a count of keys where some of those that are named may be absent."""
+    named, required = schema.get("properties", {}), list(dict.fromkeys(schema.get("required", ())))
+    optional = [name for name, child in named.items() if name not in required and child is not False]
+    least, most = schema.get("minProperties", 0) - len(required), schema.get("maxProperties", math.inf)
+    if not optional:
+        return
+    if least <= 0:
+        schema.pop("minProperties", None)
+    elif least <= len(optional) and math.comb(len(optional), least) <= _MOST_CHOICES:
+        del schema["minProperties"]
+        yield either([{"required": list(names)} for names in itertools.combinations(optional, least)]) or True
+    if "maxProperties" not in schema or "patternProperties" in schema or not set(required) <= named.keys():
+        return
+    left = int(most) - len(required)
+    if left >= 0 and (left >= len(optional) or math.comb(len(optional), left) <= _MOST_CHOICES):
+        del schema["maxProperties"]
+        schema["additionalProperties"] = False
+        absent = max(0, len(optional) - left)
+        yield either([_without(names) for names in itertools.combinations(optional, absent)]) or True
+
+
+def _without(names: tuple[str, ...]) -> Found:
+    return {"properties": dict.fromkeys(names, False)} if names else True

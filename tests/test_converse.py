@@ -13,7 +13,7 @@ from botocore.validate import ParamValidator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bx import converse
+from bx import converse, instances
 from bx.converse import InvalidAnswer, Stream, collect, deltas
 
 MODEL = botocore.session.get_session().get_service_model("bedrock-runtime")
@@ -162,9 +162,9 @@ def test_data_that_breaks_the_schema_is_invalid_and_the_place_is_named():
     ],
 )
 def test_a_violation_is_named_and_a_valid_value_has_none(schema, good, bad):
-    assert converse.violation(good, schema) is None
+    assert instances.violation(good, schema) is None
     if bad is not None:
-        assert converse.violation(bad, schema).startswith("$: ")
+        assert instances.violation(bad, schema).startswith("$: ")
 
 
 @pytest.mark.parametrize(
@@ -181,14 +181,14 @@ def test_a_violation_is_named_and_a_valid_value_has_none(schema, good, bad):
 )
 def test_a_schema_that_is_none_is_a_value_error_with_the_place(schema, place):
     with pytest.raises(ValueError, match=place):
-        converse.violation({}, schema)
+        instances.violation({}, schema)
 
 
 def test_a_hostile_pattern_cannot_hang():
     started = time.monotonic()
-    assert converse.violation("a" * 5000 + "!", {"pattern": "^(a+)+$"})
+    assert instances.violation("a" * 5000 + "!", {"pattern": "^(a+)+$"})
     with contextlib.suppress(ValueError):  # with a back-reference, giving up is an answer too
-        converse.violation("a" * 60 + "!", {"pattern": r"^(a+)+\1$"})
+        instances.violation("a" * 60 + "!", {"pattern": r"^(a+)+\1$"})
     assert time.monotonic() - started < 5
 
 
@@ -198,13 +198,13 @@ def test_a_deep_schema_is_judged_or_refused(levels):
     for _ in range(levels):
         schema, value = {"items": schema}, [value]
     with contextlib.suppress(ValueError):
-        assert converse.violation(value, schema) is None
+        assert instances.violation(value, schema) is None
 
 
 def test_a_schema_that_contains_itself_is_judged():
     tree = {"type": "object", "properties": {"next": {"$ref": "#"}}, "additionalProperties": False}
-    assert converse.violation({"next": {"next": {}}}, tree) is None
-    assert converse.violation({"next": {"next": {"x": 1}}}, tree).startswith("$.next.next: ")
+    assert instances.violation({"next": {"next": {}}}, tree) is None
+    assert instances.violation({"next": {"next": {"x": 1}}}, tree).startswith("$.next.next: ")
 
 
 @pytest.mark.parametrize(
@@ -220,16 +220,16 @@ def test_a_schema_that_contains_itself_is_judged():
     ],
 )
 def test_a_path_is_spelled_as_jsonpath_does(steps, path):
-    assert converse.json_path(steps) == path
+    assert instances.json_path(steps) == path
 
 
 @given(st.lists(st.integers(0, 9) | TEXT))
 def test_different_paths_are_spelled_differently_and_on_one_line(steps):
-    spelled = converse.json_path(steps)
+    spelled = instances.json_path(steps)
     assert spelled.startswith("$")
     assert "\n" not in spelled
     for other in (steps[:-1], [*steps, 0], [str(step) for step in steps]):
-        assert (converse.json_path(other) == spelled) == (other == steps)
+        assert (instances.json_path(other) == spelled) == (other == steps)
 
 
 # ---- streams --------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from botocore.exceptions import ClientError, LoginRefreshRequired, MissingDepend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bx import converse
+from bx import converse, instances
 from bx.diagnosis import Diagnosis, explain, fill, rules
 from bx.engines.bedrock import Bedrock
 from endpoint import (
@@ -627,7 +627,7 @@ def test_a_request_that_the_sdk_refuses_is_explained(engine, extra, name, fragme
 
 
 def test_a_schema_that_is_none_is_explained():
-    check(explain(fails(converse.violation, 1, {"type": "strange"})), "invalid-schema", 2, "$.type")
+    check(explain(fails(instances.violation, 1, {"type": "strange"})), "invalid-schema", 2, "$.type")
 
 
 # ---- this machine, and ourselves ----------------------------------------------------------------------------------

@@ -12,10 +12,11 @@ from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
 
 from bx.catalogue import Catalogue, Named
-from bx.converse import collect, data, request, text, violation
+from bx.converse import collect, data, request, text
 from bx.engines import Router
 from bx.engines.bedrock import Bedrock
 from bx.engines.echo import Echo
+from bx.instances import violation
 from endpoint import answer
 
 SERVICE = ServiceModel(Loader().load_service_model("bedrock-runtime", "service-2"), "bedrock-runtime")

@@ -12,7 +12,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from bx import grammar
-from bx.converse import violation
+from bx.instances import violation
 from bx.schema import walk
 
 pytest.importorskip("llguidance", reason="the extra 'local' is not installed")

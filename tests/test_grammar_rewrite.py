@@ -10,9 +10,9 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from bx import grammar
-from bx.converse import violation
 from bx.grammar.opposite import Opposites
 from bx.grammar.rewrite import TooLargeError, rewritten, validated
+from bx.instances import violation
 
 LLMatcher = pytest.importorskip("llguidance", reason="the extra 'local' is not installed").LLMatcher
 

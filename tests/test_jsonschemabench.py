@@ -17,8 +17,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 from bx import grammar
-from bx.converse import request, text, violation
+from bx.converse import request, text
 from bx.grammar.rewrite import rewritten
+from bx.instances import violation
 
 SAMPLE = Path(os.environ.get("BX_JSONSCHEMABENCH", Path(__file__).parents[2] / "shared/jsonschemabench/sample.jsonl"))
 EVERY = 1 if os.environ.get("BX_JSONSCHEMABENCH_ALL") else 5

@@ -17,7 +17,8 @@ from botocore.exceptions import ClientError, EventStreamError
 
 import tiny_model
 from bx import grammar
-from bx.converse import collect, deltas, error, request, text, violation
+from bx.converse import collect, deltas, error, request, text
+from bx.instances import violation
 
 SAMPLE = Path(os.environ.get("BX_JSONSCHEMABENCH", Path(__file__).parents[2] / "shared/jsonschemabench/sample.jsonl"))
 STORY = "Write a very long story about a lighthouse keeper, a storm and a lost ship."

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bx import converse
+from bx import instances
 from bx.schema import concise, walk
 
 STRING = {"type": "string"}
@@ -206,7 +206,7 @@ def test_any_text_is_a_valid_schema_or_an_error_that_says_where(text):
         shown = str(mistake).split("\n")
     else:
         shown = ["", "", "^"]
-        converse.violation(None, schema)
+        instances.violation(None, schema)
         assert walk.depth(schema) <= walk.DEEPEST
     assert len(shown) == 3
     assert shown[-1].endswith("^")
@@ -235,7 +235,7 @@ def test_hostile_text_takes_linear_time(text):
 def test_the_deepest_form_is_within_what_can_be_used():
     schema = concise.parse("x " + "{a " * 10 + "str[][][]" + "}[][][]|null" * 10)
     assert walk.depth(schema) <= walk.DEEPEST
-    converse.violation(None, schema)
+    instances.violation(None, schema)
 
 
 def test_the_examples_of_the_page_are_what_they_become():

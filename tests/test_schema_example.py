@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bx import converse
+from bx import instances
 from bx.schema import values
 from bx.schema.example import NoExample, example
 
@@ -75,7 +75,7 @@ def test_every_format_has_an_example(form):
     ],
 )  # fmt: skip
 def test_a_pattern_is_matched(pattern):
-    assert converse.violation(example({"type": "string", "pattern": pattern}), {"pattern": pattern}) is None
+    assert instances.violation(example({"type": "string", "pattern": pattern}), {"pattern": pattern}) is None
     assert len(example({"type": "string", "pattern": "^[A-Z]{2}-\\d{3,}$", "minLength": 9})) >= 9
 
 
@@ -162,7 +162,7 @@ def test_any_schema_has_a_valid_example_or_an_error(schema):
         value = example(schema)
     except NoExample:
         return
-    assert converse.violation(value, schema) is None
+    assert instances.violation(value, schema) is None
 
 
 def test_most_schemas_of_a_public_corpus_have_an_example():
@@ -174,7 +174,7 @@ def test_most_schemas_of_a_public_corpus_have_an_example():
     found, schemas = 0, [json.loads(line)["schema"] for line in path.read_text(encoding="utf-8").splitlines()]
     for schema in schemas:
         try:
-            found += converse.violation(example(schema), schema) is None
+            found += instances.violation(example(schema), schema) is None
         except NoExample:
             continue
     assert found >= 0.97 * len(schemas)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bx.converse import violation
+from bx.instances import violation
 from bx.schema.check import FAMILIES, InvalidSchema, check, counts
 from bx.schema.fix import Unfixable, fix, restore
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bx import converse
+from bx import instances
 from bx.schema import infer as module
 from bx.schema.infer import NotInferable, infer
 
@@ -34,7 +34,7 @@ VALUES = st.recursive(
 def test_every_example_satisfies_the_schema(examples):
     schema = infer(examples)
     for value in examples:
-        assert converse.violation(value, schema) is None
+        assert instances.violation(value, schema) is None
 
 
 @settings(max_examples=100, deadline=None)
@@ -44,7 +44,7 @@ def test_the_order_of_the_examples_does_not_change_what_is_accepted(examples, ot
     chance.shuffle(shuffled)
     one, two = infer(examples), infer(shuffled)
     for value in others:
-        assert (converse.violation(value, one) is None) == (converse.violation(value, two) is None)
+        assert (instances.violation(value, one) is None) == (instances.violation(value, two) is None)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_deep_examples_are_refused_and_large_ones_take_linear_time():
     just = 1
     for _ in range(module._DEEPEST - 1):
         just = {"a": just}
-    converse.violation(None, infer([just, None]))
+    instances.violation(None, infer([just, None]))
     chance = random.Random(1)
     started = time.monotonic()
     infer([{f"k{chance.randrange(2000)}": [str(n)] * 3 for n in range(50)} for _ in range(1000)])

@@ -13,7 +13,7 @@ import msgspec
 import pydantic
 import pytest
 
-from bx import converse
+from bx import instances
 from bx.schema import concise, source
 
 SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}}}
@@ -187,7 +187,7 @@ def test_a_module_of_the_current_folder_is_imported_and_leaves_no_trace(tmp_path
 )
 def test_the_schema_of_a_type_is_valid_and_strict(thing):
     schema = source.of(thing)
-    converse.violation(None, schema)
+    instances.violation(None, schema)
     assert "additionalProperties" in json.dumps(schema) or thing in (Severity, int)
 
 
@@ -202,15 +202,15 @@ def test_the_root_is_the_type_itself_unless_it_is_recursive():
 
 
 def test_objects_are_closed_unless_the_type_is_open():
-    assert converse.violation({"name": "Ada", "age": 3}, source.of(Owner))
-    assert converse.violation({"city": "Ulm", "age": 3}, source.of(Place))
-    assert not converse.violation({"name": "Ada", "age": 3}, source.of(Open))
+    assert instances.violation({"name": "Ada", "age": 3}, source.of(Owner))
+    assert instances.violation({"city": "Ulm", "age": 3}, source.of(Place))
+    assert not instances.violation({"name": "Ada", "age": 3}, source.of(Open))
 
 
 def test_pydantic_models_inside_a_dataclass_keep_their_definitions():
     schema = source.of(Journey)
-    assert not converse.violation({"trip": {"to": {"city": "Ulm"}}, "next": None}, schema)
-    assert converse.violation({"trip": {"to": {"town": "Ulm"}}}, schema)
+    assert not instances.violation({"trip": {"to": {"city": "Ulm"}}, "next": None}, schema)
+    assert instances.violation({"trip": {"to": {"town": "Ulm"}}}, schema)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from botocore.exceptions import ClientError, EventStreamError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bx.converse import collect, deltas, request, text, violation
+from bx.converse import collect, deltas, request, text
 from bx.engines import toolcalls
+from bx.instances import violation
 
 EXAMPLE = json.loads((Path(__file__).parent.parent / "examples" / "report_incident.json").read_text())
 INCIDENT = EXAMPLE["inputSchema"]["json"]

@@ -13,7 +13,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bx import partial
-from bx.converse import Request, Response, loads, text
+from bx.converse import Request, Response, text
+from bx.instances import loads
 from bx.schema import walk
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from bx import capabilities, rungs
-from bx.converse import Stream, checker, json_path, schema_of, total, violation
+from bx.converse import Stream, schema_of, total
+from bx.instances import checker, json_path, violation
 from bx.memory import Memory
 from bx.schema import check, fix
 

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bx.converse import violation
+from bx.instances import violation
 from bx.schema import walk
 
 if TYPE_CHECKING:

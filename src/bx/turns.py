@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from bx import command
 from bx.command import Failed
-from bx.converse import Stream, broken_stream, collect, complete, violation
+from bx.converse import Stream, broken_stream, collect, complete
+from bx.instances import violation
 from bx.schema import walk
 from bx.tools import Tool, config, of
 

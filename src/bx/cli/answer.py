@@ -6,7 +6,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from bx import converse
+from bx import converse, instances
 from bx.diagnosis import redacted
 from bx.engines import Router
 
@@ -214,10 +214,10 @@ def _lined(stream: Any, schema: Schema, terminal: Terminal) -> Iterator[Event]:
             taken.append(event)
             yield event.get("contentBlockDelta", {}).get("delta", {}).get("text", "")
 
-    broken = converse.checker({name: part for name, part in schema.items() if name not in _OF_THE_WHOLE})
+    broken = instances.checker({name: part for name, part in schema.items() if name not in _OF_THE_WHOLE})
     for text in partial.elements(pieces()):
         try:
-            element = converse.loads(text)
+            element = instances.loads(text)
             problem = broken([element])
         except ValueError as cause:
             problem = f"it is not JSON ({cause})"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from bx import capabilities
 from bx.cli import UsageError
-from bx.converse import json_path, loads, request
+from bx.converse import request
+from bx.instances import json_path, loads
 from bx.schema import check, source
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from bx.converse import violation
 from bx.engines import toolcalls
+from bx.instances import violation
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator

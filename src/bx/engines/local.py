@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from botocore.exceptions import ClientError
 
 from bx import grammar, weights
-from bx.converse import Stream, collect, error, schema_of, violation
+from bx.converse import Stream, collect, error, schema_of
 from bx.converse import request as build
 from bx.engines import chat, llama, toolcalls
 from bx.engines.calls import closed
+from bx.instances import violation
 from bx.memory import Memory
 from bx.validation import check
 

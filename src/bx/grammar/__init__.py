@@ -15,8 +15,8 @@ import time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from bx.converse import json_path
 from bx.grammar.rewrite import TooLargeError, rewritten, validated
+from bx.instances import json_path
 from bx.schema import walk
 
 if TYPE_CHECKING:

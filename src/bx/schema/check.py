@@ -10,7 +10,7 @@ import json
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bx.converse import invalid_schema, json_path
+from bx.instances import invalid_schema, json_path
 from bx.schema import conditions, walk
 from bx.schema.conditions import Document
 

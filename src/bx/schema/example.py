@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from bx import converse
+from bx import instances
 from bx.schema import values, walk
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class NoExample(ValueError):
     fix = "Loosen the schema at that place, or give a valid value in its `examples`"
 
     def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"No example can be made: {converse.json_path(path)}: {why}")
+        super().__init__(f"No example can be made: {instances.json_path(path)}: {why}")
 
 
 def example(schema: dict[str, Any]) -> Any:
@@ -61,9 +61,9 @@ def example(schema: dict[str, Any]) -> Any:
     """
     if walk.depth(schema) > walk.DEEPEST:
         raise NoExample((), f"the schema is nested more than {walk.DEEPEST} levels deep")
-    converse.violation(None, schema)
+    instances.violation(None, schema)
     value = _made(schema)
-    if broken := converse.violation(value, schema):
+    if broken := instances.violation(value, schema):
         raise NoExample((), f"the best try breaks it at {broken}")
     return value
 
@@ -123,7 +123,7 @@ class _Maker:
             return True
         outer: Schema = {name: self._root[name] for name in ("$defs", "definitions", "$schema") if name in self._root}
         try:
-            return converse.violation(value, self._root if schema is self._root else {**outer, **schema}) is None
+            return instances.violation(value, self._root if schema is self._root else {**outer, **schema}) is None
         except ValueError:  # a reference to elsewhere in the whole
             return True
 

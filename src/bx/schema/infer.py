@@ -9,7 +9,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from bx import converse
+from bx import instances
 from bx.schema import walk
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _fits(value: Any, schema: dict[str, Any]) -> bool:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # a lone surrogate, which no format admits
         return False
-    return converse.violation(value, schema) is None
+    return instances.violation(value, schema) is None
 
 
 _KINDS: dict[str, type] = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bx.converse import violation
+from bx.instances import violation
 from bx.schema import conditions
 
 _MOST_STEPS = 50_000  # schemas looked at: references may double the ways with each

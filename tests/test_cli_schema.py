@@ -162,9 +162,9 @@ def test_wrong_usage_ends_with_2_and_says_what_to_type(arguments):
 
 
 def test_a_python_type_is_a_schema_too(tmp_path, monkeypatch):
-    (tmp_path / "shop_models.py").write_text(
+    (tmp_path / "order_types.py").write_text(
         "from dataclasses import dataclass\n\n\n@dataclass\nclass Order:\n    item: str\n    count: int = 1\n"
     )
     monkeypatch.chdir(tmp_path)
-    outcome = bx("schema", "example", "shop_models:Order")
+    outcome = bx("schema", "example", "order_types:Order")
     assert (outcome.code, json.loads(outcome.out)) == (0, {"item": ""})

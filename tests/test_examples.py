@@ -52,8 +52,8 @@ def test_the_minimal_program_sends_the_schema(minimal, endpoint):
 
 
 def test_bx_and_the_minimal_program_send_the_same(minimal, endpoint, bx):
-    minimal("Hello", "--json", SCHEMA)
-    bx("Hello", "--json", str(SCHEMA), "--model", "claude", "--endpoint-url", endpoint.url)
+    minimal(json.dumps(INCIDENT), "--json", SCHEMA)
+    bx(json.dumps(INCIDENT), "--json", str(SCHEMA), "--model", "claude", "--endpoint-url", endpoint.url)
     bare, ours = endpoint.requests
     assert bare.model == ours.model
     assert bare.path == ours.path

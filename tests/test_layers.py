@@ -66,6 +66,7 @@ ALLOWED = {
         "bx.rungs",
         "bx.schema.check",
         "bx.schema.fix",
+        "bx.schema.walk",
     },
     "bx.command": set(),
     "bx.turns": {"bx.instances", "bx.command", "bx.converse", "bx.schema.source", "bx.schema.walk", "bx.tools"},

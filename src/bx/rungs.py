@@ -37,12 +37,13 @@ _NO_OBJECT = {"$ref", "$dynamicRef", "allOf", "anyOf", "oneOf"}
 
 
 class Asked(NamedTuple):
-    """A request as it was sent, the plan behind it, and how its answer is to be read."""
+    """A request as it was sent, the plan behind it, how its answer is to be read, and whether a grammar holds it."""
 
     request: Request
     plan: Plan
     wrapped: bool = False
     tool: str = ""
+    enforced: bool = False
 
 
 def ask(plan: Plan, request: Request, schema: Schema, fields: dict[str, Any]) -> Asked:

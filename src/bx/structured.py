@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bx.capabilities import Plan
     from bx.converse import Engine, Request, Response
     from bx.rungs import Asked
+    from bx.schema import walk
 
 Schema = dict[str, Any]
 
@@ -84,6 +85,7 @@ class Structured:
         self._names = names or {}
         self._verdicts = Memory("structured", _WEEK)
         self._told: set[str] = set()
+        self._forgotten: set[str] = set()
 
     def converse(self, **request: Any) -> Response:
         """Answer in one piece: see `bx.converse.Engine`."""
@@ -110,7 +112,7 @@ class Structured:
         if schema is None:
             return response
         events = rungs.events(asked, stream)
-        return {**_described(response, asked.plan), "stream": Stream(events, getattr(stream, "close", _nothing))}
+        return {**_described(response, asked), "stream": Stream(events, getattr(stream, "close", _nothing))}
 
     def first(self, request: Request) -> Request:
         """Return the request that would be sent first; nothing is sent."""
@@ -131,7 +133,7 @@ class Structured:
             asked, response = self._climb(asking, schema, plan, stream=False)
             plan, stop = asked.plan, response["stopReason"]
             spent.append(response.get("usage", {}))
-            response = _described({**response, "usage": total(spent)}, plan, Attempts=attempt)
+            response = _described({**response, "usage": total(spent)}, asked, Attempts=attempt)
             written = rungs.written(asked, response)
             if written is None:  # another tool was called: it is the caller's turn
                 return response
@@ -142,7 +144,7 @@ class Structured:
                 return rungs.result(response, answer, "end_turn")
             if self._guarantee == "any" and answer:
                 _log.warning("The answer does not satisfy the schema: %s", problem)
-                return rungs.result(_described(response, plan, Violation=problem), answer, "end_turn")
+                return rungs.result(_described(response, asked, Violation=problem), answer, "end_turn")
             if attempt < most:
                 cost = spent[-1].get("totalTokens", "unknown")
                 _log.warning("The answer cannot be used (%s; tokens: %s): asking again", problem, cost)
@@ -180,18 +182,20 @@ class Structured:
         request = self._with_tools(request, plan)
         if schema is None:
             return rungs.Asked(request, plan), False
-        if self._guarantee == "enforced":
-            self._check_enforced(request, schema, plan)
         plan, fitted, changes = self._fitted(plan, schema)
+        loose = [change.path for change in changes if not change.enforced]
+        if plan.family == "local":
+            loose = [finding.path for finding in check.check(schema, plan.family) if finding.level == "validated"]
+        if self._guarantee == "enforced":
+            self._check_enforced(request, plan, loose)
         if not plan.enforced and plan.family != "local":
             self._tell(f"JSON through {_RUNGS[plan.rung]}: checked, not enforced by a grammar")
-        loose = [change for change in changes if not change.enforced]
         if loose:
-            named = ", ".join(json_path(change.path) for change in loose[:_MOST_NAMED])
             more = f" and {len(loose) - _MOST_NAMED} more" if len(loose) > _MOST_NAMED else ""
-            self._tell(f"Checked, not enforced by a grammar: {named}{more}")
+            self._tell(f"Checked, not enforced by a grammar: {', '.join(map(json_path, loose[:_MOST_NAMED]))}{more}")
         fields = capabilities.fields(str(request.get("modelId")))
-        return rungs.ask(plan, request, fitted, fields), any(change.keyword == "required" for change in changes)
+        asked = rungs.ask(plan, request, fitted, fields)._replace(enforced=plan.enforced and not loose)
+        return asked, any(change.keyword == "required" for change in changes)
 
     def _fitted(self, plan: Plan, schema: Schema) -> tuple[Plan, Schema, list[fix.Change]]:
         """Fit a schema to what a plan takes; where it cannot be, go down to where everything is taken."""
@@ -239,19 +243,13 @@ class Structured:
         self._tell(message)
         return {**tool, "toolSpec": {name: part for name, part in spec.items() if name != "strict"}}
 
-    def _check_enforced(self, request: Request, schema: Schema, plan: Plan) -> None:
+    def _check_enforced(self, request: Request, plan: Plan, loose: list[walk.Path]) -> None:
         """Refuse what no grammar would hold the model to, before anything is sent."""
         if not plan.enforced:
             message = f"No grammar holds {request.get('modelId')} to a schema, and the guarantee is 'enforced'"
             raise NotEnforced(message, self._suggestion())
-        if plan.family == "local":
-            loose = [(finding.path, finding.keyword) for finding in check.check(schema, plan.family)]
-        else:
-            loose = [
-                (change.path, change.keyword) for change in fix.fix(schema, plan.family)[1] if not change.enforced
-            ]
-        for path, keyword in loose:
-            message = f"{json_path(path)}: {keyword} would be checked, not enforced, and the guarantee is 'enforced'"
+        for path in loose:
+            message = f"{json_path(path)} would be checked, not enforced, and the guarantee is 'enforced'"
             raise NotEnforced(message, "Remove it, or choose --guarantee validated")
 
     def _suggestion(self) -> str:
@@ -263,7 +261,8 @@ class Structured:
         model = str(request.get("modelId"))
         plan = capabilities.plan(model)
         key = f"{self._scope} {model}"
-        if self._relearn:
+        if self._relearn and key not in self._forgotten:
+            self._forgotten.add(key)
             self._verdicts.put(key, None)
         kept = self._verdicts.get(key) if plan.family != "local" else None
         known = {
@@ -328,10 +327,10 @@ def _checked(asked: Asked, written: str, schema: Schema) -> tuple[str, str | Non
     return json.dumps(value, ensure_ascii=False), problem
 
 
-def _described(response: Response, plan: Plan, **more: Any) -> Response:
+def _described(response: Response, asked: Asked, **more: Any) -> Response:
     """Add to a response how it came about."""
     metadata = response.get("ResponseMetadata", {})
-    told = {**metadata.get("StructuredOutput", {}), "Rung": plan.rung, "Enforced": plan.enforced, **more}
+    told = {**metadata.get("StructuredOutput", {}), "Rung": asked.plan.rung, "Enforced": asked.enforced, **more}
     return {**response, "ResponseMetadata": {**metadata, "StructuredOutput": told}}
 
 

@@ -58,6 +58,7 @@ ALLOWED = {
     "bx.memory": set(),
     "bx.capabilities": set(),
     "bx.rungs": {"bx.instances", "bx.capabilities", "bx.converse", "bx.partial", "bx.schema.walk"},
+    "bx.unfold": {"bx.converse", "bx.instances", "bx.partial", "bx.rungs"},
     "bx.structured": {
         "bx.instances",
         "bx.capabilities",
@@ -67,6 +68,7 @@ ALLOWED = {
         "bx.schema.check",
         "bx.schema.fix",
         "bx.schema.walk",
+        "bx.unfold",
     },
     "bx.command": set(),
     "bx.turns": {"bx.instances", "bx.command", "bx.converse", "bx.schema.source", "bx.schema.walk", "bx.tools"},

@@ -340,10 +340,18 @@ def test_enforced_refuses_constraints_that_would_only_be_checked(endpoint, bedro
 
 def test_enforced_never_goes_below_a_grammar(endpoint, bedrock):
     schema = {"type": "object", "properties": {}, "additionalProperties": False}
-    by_rung(endpoint, {"native": LASTING[0], "tool": answer(call({}), stop="tool_use")})
-    with pytest.raises(NotEnforced):
+    by_rung(endpoint, {"native": LASTING[0], "tool": STRICT})
+    with pytest.raises(NotEnforced, match=r"The model refused: .*strict"):
         Structured(bedrock, "enforced").converse(**ask(CLAUDE, schema))
-    assert [rung(each.body) for each in endpoint.requests] == ["native"]
+    assert [rung(each.body) for each in endpoint.requests] == ["native", "tool"]
+    assert endpoint.requests[1].body["toolConfig"]["tools"][0]["toolSpec"]["strict"] is True
+
+
+def test_a_strict_tool_is_a_grammar_too_where_the_model_takes_it(endpoint, bedrock):
+    schema = {"type": "object", "properties": {}, "additionalProperties": False}
+    by_rung(endpoint, {"native": LASTING[0], "tool": answer(call({}), stop="tool_use")})
+    response = Structured(bedrock, "enforced").converse(**ask(CLAUDE, schema))
+    assert told(response) == {"Rung": "tool", "Enforced": True, "Attempts": 1}
 
 
 def test_any_takes_what_is_json_and_says_what_is_wrong_with_it(endpoint, bedrock, caplog):
@@ -368,8 +376,9 @@ def test_a_schema_that_cannot_be_fitted_goes_down_a_rung_or_is_refused(endpoint,
 
 
 def test_an_unknown_guarantee_names_those_there_are(bedrock):
-    with pytest.raises(ValueError, match="enforced, validated, any"):
+    with pytest.raises(ValueError, match="maybe") as unknown:
         Structured(bedrock, "maybe")
+    assert "enforced, validated, any" in unknown.value.fix
 
 
 # ---- streams --------------------------------------------------------------------------------------------------

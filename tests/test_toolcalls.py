@@ -67,13 +67,28 @@ def call_of(response):
 
 def test_an_incident_is_reported_and_a_quiet_day_is_answered_in_prose(local):
     incident = "checkout degraded 47 min, config push exhausted the payments DB pool"
-    call = call_of(local.converse(**asked(incident, EXAMPLE)))
+    call = call_of(local.converse(**asked(incident, EXAMPLE, maxTokens=None)))
     assert call["name"] == "report_incident"
     assert violation(call["input"], INCIDENT) is None
     assert call["input"]["duration_minutes"] == 47
-    quiet = local.converse(**asked("No incident today, all quiet", EXAMPLE, maxTokens=20))
+    assert call["input"]["service"] == "checkout"
+    # Without maxTokens, as one that is small would cut off the draft and so decide; one sentence is answer enough.
+    quiet = local.converse(**asked("No incident today, all quiet", EXAMPLE, maxTokens=None, stopSequences=["."]))
     assert quiet["stopReason"] != "tool_use"
     assert text(quiet)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "No incident today, all quiet",
+        "No outages, all services are up",
+        "Everything runs fine, nothing broke this week",
+    ],
+)
+def test_a_message_that_only_touches_a_tools_topic_calls_nothing(local, said):
+    response = local.converse(**asked(said, EXAMPLE, maxTokens=None, stopSequences=["."]))
+    assert response["stopReason"] != "tool_use"
 
 
 @pytest.mark.parametrize("choice", [{"any": {}}, {"tool": {"name": "get_weather"}}])
@@ -167,6 +182,36 @@ def test_the_words_of_a_message_speak_for_a_call_and_invented_ones_against_it():
     assert not toolcalls.is_called(0, '{"city": "London", "unit": "celsius"}', WEATHER, said)
     assert toolcalls.is_called(2.2, '{"city": "London", "unit": "celsius"}', WEATHER, said)
     assert not toolcalls.is_called(-1.5, '{"city": "Paris", "unit": "celsius"}', WEATHER, said)
+
+
+def incident(service, minutes, cause):
+    return json.dumps(dict(zip(INCIDENT["required"], (service, "sev2", minutes, cause), strict=True)))
+
+
+QUIET = "No incident today, all quiet"
+
+
+@pytest.mark.parametrize(
+    ("called", "written", "said"),
+    [
+        (True, incident("checkout", 47, "bad config"), "checkout degraded 47 min, bad config"),
+        (True, incident("checkout", 47, "invented"), "checkout degraded 47 min, bad config"),
+        (False, incident("No incident today.", 2, "no_incident"), QUIET),
+        (False, incident("incident", 2, "incident"), QUIET),  # the same word, twice
+        (False, incident(QUIET, 2, "all quiet"), QUIET),  # the whole message
+        (False, incident(QUIET.upper() + "!", 0, ""), QUIET),
+        (False, incident("A quiet day without any incident", 12, "none"), QUIET),
+        (False, '{"service": "checkout", "sev', "checkout degraded 47 min, bad config"),  # cut off
+    ],
+)
+def test_only_what_was_picked_from_a_message_speaks_for_a_call(called, written, said):
+    assert toolcalls.is_called(0.5, written, EXAMPLE, said) is called
+
+
+def test_a_message_of_numbers_may_be_copied_whole():
+    spec = {"name": "sum", "inputSchema": {"json": {"type": "object", "properties": {"terms": {"type": "string"}}}}}
+    assert toolcalls.is_called(0, '{"terms": "23 * 19"}', spec, "23 * 19 = ?")
+    assert not toolcalls.is_called(0, '{"terms": "I feel sad"}', spec, "I feel sad")
 
 
 @given(st.floats(-5, 5), st.text(max_size=10) | JSON.map(json.dumps), JSON, st.text(max_size=20))

@@ -54,6 +54,13 @@ def after(refused: Plan, text: str) -> tuple[Plan, dict[str, Any], bool] | None:
     return None
 
 
+def lowered(known: Plan, verdict: Any) -> Plan:
+    """Apply what is remembered of a model's refusals to what is known of it; what is none is passed over."""
+    verdict = verdict if isinstance(verdict, dict) else {}
+    fits = {"rung": ("native", "tool", "prompt"), "choice": ("tool", "any"), "strict": (False,), "unary": (True,)}
+    return known._replace(**{name: verdict[name] for name, values in fits.items() if verdict.get(name) in values})
+
+
 def enforcing(ids: Mapping[str, str]) -> list[str]:
     """Return the names, of a table of names and model ids, whose model is held to a schema by a grammar."""
     return [name for name, model_id in ids.items() if plan(model_id).enforced]

@@ -145,16 +145,20 @@ def data(response: Response, schema: dict[str, Any]) -> Any:
     return value
 
 
-def total(usages: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Add up the `usage` (tokens) of several responses to what one would have told."""
+def total(usages: Iterable[dict[str, Any] | None]) -> dict[str, Any]:
+    """Add up the `usage` (tokens) of several responses.
+
+    Returns:
+        `{"usage": ...}`, or nothing where one of them did not tell: the sum is unknown then, and not less.
+    """
     added: dict[str, Any] = {}
     for usage in usages:
+        if usage is None:
+            return {}
         for name, value in usage.items():
-            if isinstance(value, int):
-                added[name] = added.get(name, 0) + value
-            elif isinstance(value, list):
-                added[name] = [*added.get(name, []), *value]
-    return added
+            if isinstance(value, (int, float, list)):
+                added[name] = added[name] + value if name in added else value
+    return {"usage": added}
 
 
 # ---- streams --------------------------------------------------------------------------------------------------

@@ -1,15 +1,16 @@
-"""The rungs of the ladder: a request for JSON as each of them asks it, and each of their answers as the same text.
+"""The rungs of the ladder: a request for JSON as each of them asks it, and the answer of each as JSON.
 
 `native` sends the schema as Converse's `outputConfig`, `tool` as the input schema of a tool that must be called,
 `prompt` in words. A schema whose root is no plain object travels as the member `answer` of one. Pure functions on
-dicts and iterators; this module sends nothing and decides nothing.
+dicts; this module sends nothing and decides nothing, and `unfold` does the same for streams.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-from collections import deque
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bx import partial
@@ -18,32 +19,51 @@ from bx.instances import loads
 from bx.schema import walk
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
-
     from bx.capabilities import Plan
-    from bx.converse import Event
 
 Schema = dict[str, Any]
 
-_NAME = "answer"  # of the tool that must be called, and of the member that holds what is no object
+NAME = "answer"  # of the tool that must be called, and of the member that holds what is no object
 _ABOUT = "Give the answer. Call this tool exactly once, with the whole answer."
 _WORDS = (
     "Answer with one JSON object that satisfies this JSON Schema, and with nothing else: no code fence, no comment."
 )
 _AGAIN = "That answer cannot be used: {problem}. Give the whole answer again, corrected, as the JSON Schema asks."
 _LONGEST_QUOTE = 20_000  # characters of a wrong answer that are shown to the model again
-_LONGEST_BLANK = 500  # characters of white space in a row, after which a model is lost in it
+_FENCE = re.compile(r"```\w*\s(.*?)```", re.DOTALL)
 _NO_OBJECT = {"$ref", "$dynamicRef", "allOf", "anyOf", "oneOf"}
 
 
 class Asked(NamedTuple):
-    """A request as it was sent, the plan behind it, how its answer is to be read, and whether a grammar holds it."""
+    """A request as it was sent, the plan behind it, and how its answer is to be read."""
 
     request: Request
     plan: Plan
-    wrapped: bool = False
-    tool: str = ""
-    enforced: bool = False
+    wrapped: bool = False  # the answer is the member `answer` of an object
+    tool: str = ""  # the tool whose input is the answer
+    cut: bool = False  # the answer is an object that may stand between other text
+    enforced: bool = False  # a grammar holds the model to the whole schema
+
+
+def is_readable(request: Request) -> bool:
+    """Whether what is read here has the shape that it should; what has not is for the engine to refuse."""
+    config = request.get("toolConfig", {})
+    fields, output = request.get("additionalModelRequestFields", {}), request.get("outputConfig", {})
+    if not all(isinstance(part, dict) for part in (config, fields, output)):
+        return False
+    messages, tools = request.get("messages", []), config.get("tools", [])
+    if not isinstance(messages, list) or not isinstance(tools, list):
+        return False
+    spoken = all(
+        isinstance(said, dict) and isinstance(said.get("content"), list) and said.get("role") for said in messages
+    )
+    return spoken and all(isinstance(tool, dict) and _is_tool(tool) for tool in tools)
+
+
+def _is_tool(tool: dict[str, Any]) -> bool:
+    spec = tool.get("toolSpec", {"name": "", "inputSchema": {"json": {}}})
+    schema = spec.get("inputSchema") if isinstance(spec, dict) else None
+    return isinstance(schema, dict) and isinstance(schema.get("json"), dict) and isinstance(spec.get("name"), str)
 
 
 def ask(plan: Plan, request: Request, schema: Schema, fields: dict[str, Any]) -> Asked:
@@ -51,16 +71,16 @@ def ask(plan: Plan, request: Request, schema: Schema, fields: dict[str, Any]) ->
 
     `fields` are parameters of the model's own that a forced tool needs; those of the request come first.
     """
+    wrapped = not is_object(schema)
     if plan.rung == "native":
-        return Asked(_native(request, schema), plan)
-    wrapped = schema.get("type") != "object" or bool(_NO_OBJECT & schema.keys())
+        return Asked(_native(request, schema), plan, cut=not wrapped)
     schema = _wrapped(schema) if wrapped else schema
     rest = {name: value for name, value in request.items() if name != "outputConfig"}
     if others := {name: value for name, value in request["outputConfig"].items() if name != "textFormat"}:
         rest["outputConfig"] = others
     if plan.rung == "prompt":
         words = f"{_WORDS}\n\n{json.dumps(schema, ensure_ascii=False)}"
-        return Asked({**rest, "messages": _told(request.get("messages", []), words)}, plan, wrapped)
+        return Asked({**rest, "messages": _told(request.get("messages", []), words)}, plan, wrapped, cut=True)
     tools = request.get("toolConfig", {}).get("tools", [])
     name = _free({tool.get("toolSpec", {}).get("name") for tool in tools})
     about = _definition(request).get("description") or schema.get("description")
@@ -83,42 +103,49 @@ def again(request: Request, answer: str, problem: str) -> Request:
     words = _AGAIN.format(problem=problem)
     answer = answer.strip()[:_LONGEST_QUOTE]
     messages = request.get("messages", [])
-    if (
-        not answer or not messages or messages[-1]["role"] != "user"
-    ):  # a blank text is refused, as are two turns of one role
+    # A blank text is refused, as are two turns of one role.
+    if not answer or not messages or messages[-1]["role"] != "user":
         return {**request, "messages": _told(messages, words)}
     turns = [{"role": "assistant", "content": [{"text": answer}]}, {"role": "user", "content": [{"text": words}]}]
     return {**request, "messages": [*messages, *turns]}
 
 
 def written(asked: Asked, response: Response) -> str | None:
-    """Return what the model wrote as its answer; None where it called another tool instead."""
+    """Return what the model wrote as its answer; None where it called another tool first."""
     content = response["output"]["message"]["content"]
-    calls = [block["toolUse"] for block in content if "toolUse" in block]
-    for call in calls:
-        if asked.tool and call.get("name") == asked.tool:
-            return json.dumps(call.get("input"), ensure_ascii=False)
-    return None if calls else text(response)
+    calls = [block["toolUse"] for block in content if is_call(block)]
+    if not calls:
+        return text(response)
+    ours = asked.tool and calls[0].get("name") == asked.tool
+    return json.dumps(calls[0].get("input"), ensure_ascii=False) if ours else None
 
 
-def value(asked: Asked, answer: str) -> Any:
-    """Read an answer as the JSON that it is, or holds.
+def is_call(block: dict[str, Any]) -> bool:
+    """Whether a content block, or the start of one in a stream, calls a tool that the service does not run itself."""
+    return "toolUse" in block and block["toolUse"].get("type") != "server_tool_use"
+
+
+def without_answer(asked: Asked, response: Response) -> Response:
+    """Leave out the call of our tool where another was called first."""
+    message = response["output"]["message"]
+    kept = [block for block in message["content"] if block.get("toolUse", {}).get("name", "") != (asked.tool or None)]
+    return {**response, "output": {"message": {**message, "content": kept}}}
+
+
+def values(asked: Asked, answer: str) -> list[Any]:
+    """Read an answer as the JSON that it is, or holds: the likeliest reading first.
 
     Raises:
         ValueError: it holds none.
     """
     found = _read(answer)
     if not asked.wrapped:
-        return found
-    if isinstance(found, dict) and found.keys() == {_NAME}:
-        found = found[_NAME]
-    if isinstance(found, str):  # some models spell the inner JSON as a text
-        try:
-            inner = loads(found)
-        except ValueError:
-            return found
-        return inner if isinstance(inner, (dict, list)) else found
-    return found
+        return [found]
+    readings = [found[NAME]] if isinstance(found, dict) and found.keys() == {NAME} else [found]
+    if isinstance(readings[0], str):  # some models spell the inner JSON as a text
+        with contextlib.suppress(ValueError):
+            readings.append(loads(readings[0]))
+    return readings
 
 
 def result(response: Response, answer: str, stop: str) -> Response:
@@ -130,147 +157,6 @@ def result(response: Response, answer: str, stop: str) -> Response:
         "output": {"message": {**message, "content": [*kept, {"text": answer}]}},
         "stopReason": stop,
     }
-
-
-def events(asked: Asked, stream: Iterable[Event]) -> Generator[Event]:
-    """Turn the events of a rung into those of an answer in text, as they come."""
-    if asked.plan.rung == "native":
-        yield from _unlooped(stream)
-        return
-    passed: deque[Event] = deque()
-    answer = _Answer(asked, passed)
-    pieces = answer.pieces(stream)
-    cut: Iterable[str] = pieces if asked.tool else partial.document(pieces)
-    if asked.wrapped:
-        cut = partial.member(cut, _NAME)
-    for piece in itertools.chain(cut, ("" for _ in pieces)):
-        while passed and "contentBlockStop" not in passed[0]:
-            yield passed.popleft()
-        if piece:
-            yield {"contentBlockDelta": {"contentBlockIndex": answer.index, "delta": {"text": piece}}}
-        while passed:
-            yield passed.popleft()
-    yield from passed
-
-
-def from_response(response: Response) -> Generator[Event]:
-    """Give a whole response of texts and reasoning as the events of a stream."""
-    message = response["output"]["message"]
-    yield {"messageStart": {"role": message["role"]}}
-    for index, block in enumerate(message["content"]):
-        place = {"contentBlockIndex": index}
-        if call := block.get("toolUse"):
-            start = {name: part for name, part in call.items() if name != "input"}
-            yield {"contentBlockStart": {**place, "start": {"toolUse": start}}}
-            yield {"contentBlockDelta": {**place, "delta": {"toolUse": {"input": json.dumps(call["input"])}}}}
-        elif thought := block.get("reasoningContent"):
-            for name, part in {**thought, **thought.get("reasoningText", {})}.items():
-                if name != "reasoningText":
-                    yield {"contentBlockDelta": {**place, "delta": {"reasoningContent": {name: part}}}}
-        elif "text" in block:
-            yield {"contentBlockDelta": {**place, "delta": {"text": block["text"]}}}
-        yield {"contentBlockStop": place}
-    ending = ("stopReason", "additionalModelResponseFields")
-    yield {"messageStop": {name: response[name] for name in ending if name in response}}
-    parts = ("usage", "metrics", "trace", "performanceConfig", "serviceTier")
-    yield {"metadata": {name: response[name] for name in parts if name in response}}
-
-
-class _Answer:
-    """Where the answer is in a stream: the call of our tool, or the text."""
-
-    def __init__(self, asked: Asked, passed: deque[Event]) -> None:
-        self.index = 0
-        self._asked = asked
-        self._passed = passed
-        self._ours: set[int] = set()  # the blocks of the answer
-        self._others = False  # whether another tool was called
-        self._prose: list[str] = []  # text beside the call, which is the answer where no call comes
-
-    def pieces(self, stream: Iterable[Event]) -> Iterator[str]:
-        """Yield the answer's pieces, at least one an event, and put all other events into `passed`."""
-        for event in stream:
-            ((kind, body),) = event.items()
-            at = body.get("contentBlockIndex", -1)
-            delta = body.get("delta", {})
-            if "text" in delta and (not self._asked.tool or not self._ours):
-                yield from self._text(at, delta["text"])
-            elif (
-                kind == "contentBlockStart" and body["start"].get("toolUse", {}).get("name") == self._asked.tool != ""
-            ):
-                self._begin(at)
-                yield ""
-            elif at in self._ours and "toolUse" in delta:
-                yield delta["toolUse"]["input"]
-            elif kind == "messageStop":
-                yield from self._stop(event)
-            elif "text" not in delta and (kind != "contentBlockStop" or self._is_shown(at)):
-                if _called(body):
-                    self._another()
-                self._passed.append(event)
-                yield ""
-
-    def _begin(self, at: int) -> None:
-        if not self._ours:
-            self.index = at
-        self._ours.add(at)
-
-    def _text(self, at: int, piece: str) -> Iterator[str]:
-        if self._asked.tool:
-            self._prose.append(piece)
-            self.index = at
-        else:
-            self._begin(at)
-            yield piece
-
-    def _another(self) -> None:
-        """Another tool is called: what was written before it is no answer, but may be shown."""
-        self._others = True
-        if self._prose:
-            place = {"contentBlockIndex": self.index}
-            self._passed.append({"contentBlockDelta": {**place, "delta": {"text": "".join(self._prose)}}})
-            self._passed.append({"contentBlockStop": place})
-            self._prose.clear()
-
-    def _is_shown(self, at: int) -> bool:
-        return not (self._prose and at == self.index and not self._ours)
-
-    def _stop(self, event: Event) -> Iterator[str]:
-        if self._prose and not self._ours and not self._others:
-            yield "".join(partial.document(["".join(self._prose)])) or "".join(self._prose)
-            self._passed.append({"contentBlockStop": {"contentBlockIndex": self.index}})
-        stop = event["messageStop"]
-        if stop.get("stopReason") == "tool_use" and self._ours:
-            stop = {**stop, "stopReason": "end_turn"}
-        self._passed.append({"messageStop": stop})
-        yield ""
-
-
-def _called(body: dict[str, Any]) -> str:
-    """Return the name of the tool whose call begins with an event, or nothing."""
-    return str(body.get("start", {}).get("toolUse", {}).get("name", ""))
-
-
-def _unlooped(stream: Iterable[Event]) -> Iterator[Event]:
-    """Pass an answer on; end it where the model does nothing any more but write white space."""
-    blank, parts, index = 0, list[str](), 0
-    for event in stream:
-        yield event
-        body = event.get("contentBlockDelta", {})
-        piece = body.get("delta", {}).get("text", "")
-        if piece:
-            parts.append(piece)
-            index = body["contentBlockIndex"]
-            blank = blank + len(piece) if piece.isspace() else len(piece) - len(piece.rstrip())
-        if blank > _LONGEST_BLANK:
-            try:
-                loads("".join(parts))
-                stop = "end_turn"
-            except ValueError:
-                stop = "malformed_model_output"
-            yield {"contentBlockStop": {"contentBlockIndex": index}}
-            yield {"messageStop": {"stopReason": stop}}
-            return
 
 
 def _native(request: Request, schema: Schema) -> Request:
@@ -286,6 +172,11 @@ def _definition(request: Request) -> dict[str, Any]:
     return definition
 
 
+def is_object(schema: Schema) -> bool:
+    """Whether a schema says at its root that it is of an object, and nothing that combines schemas."""
+    return schema.get("type") == "object" and not _NO_OBJECT & schema.keys()
+
+
 def _wrapped(schema: Schema) -> Schema:
     """Make a schema the member of an object, and let its references find their targets there."""
 
@@ -295,14 +186,15 @@ def _wrapped(schema: Schema) -> Schema:
         inner = walk.mapped(inner, moved)
         for keyword in ("$ref", "$dynamicRef"):
             reference = inner.get(keyword)
-            if isinstance(reference, str) and reference.startswith("#"):
-                inner[keyword] = f"#/properties/{_NAME}{reference[1:]}"
+            if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
+                inner[keyword] = f"#/properties/{NAME}{reference[1:]}"
         return inner
 
     return {
         "type": "object",
-        "properties": {_NAME: moved(schema)},
-        "required": [_NAME],
+        # A root with an address of its own would keep its references to itself.
+        "properties": {NAME: {key: part for key, part in moved(schema).items() if key not in ("$id", "$schema")}},
+        "required": [NAME],
         "additionalProperties": False,
     }
 
@@ -317,7 +209,7 @@ def _told(messages: list[dict[str, Any]], words: str) -> list[dict[str, Any]]:
 
 
 def _free(taken: set[Any]) -> str:
-    names = itertools.chain([_NAME], (f"{_NAME}_{number}" for number in itertools.count(2)))
+    names = itertools.chain([NAME], (f"{NAME}_{number}" for number in itertools.count(2)))
     return next(name for name in names if name not in taken)
 
 
@@ -326,7 +218,11 @@ def _read(answer: str) -> Any:
     try:
         return loads(answer)
     except ValueError:
-        inside = "".join(partial.document([answer]))
-        if not inside:
-            raise
-        return loads(inside)
+        fenced = _FENCE.search(answer)
+        at = answer.find("[")
+        for inside in (fenced[1] if fenced else "", "".join(partial.document([answer])), answer[max(at, 0) :]):
+            with contextlib.suppress(ValueError):
+                return loads(inside)
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.JSONDecoder().raw_decode(answer, max(at, 0))[0]
+        raise

@@ -301,7 +301,7 @@ def _content(output: bytes) -> dict[str, Any]:
 
 def _refuses_status(failure: Exception) -> bool:
     # AWS documents a result's `status` for Claude and Nova only.
-    error = getattr(failure, "response", {}).get("Error", {})
+    error = (getattr(failure, "response", None) or {}).get("Error", {})
     refused = re.search(r"doesn't support the (\S+\.)?status field", error.get("Message", ""))
     return error.get("Code") == "ValidationException" and refused is not None
 

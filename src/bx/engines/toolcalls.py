@@ -2,8 +2,9 @@
 
 Under `auto` a small model left to itself never calls a tool, or always does. So two things are measured: how much
 more it leans towards "yes" than for a message that says nothing, when asked whether the tool fits; and how many of
-the words that it would fill into the call stand in the message, for what is not there was invented. docs/local.md
-has the accuracy. Pure functions on requests and chunks; this module knows no library and no thread.
+the words that it would fill into the call were picked from the message: what is not there was invented, and who
+copies the whole message or says the same twice has picked nothing. docs/local.md has the accuracy. Pure functions on
+requests and chunks; this module knows no library and no thread.
 """
 
 from __future__ import annotations
@@ -26,14 +27,16 @@ NEUTRAL = "..."  # a message that says nothing
 SAMPLING = {"dry_multiplier": 0.8}
 _EXAMPLES = [
     ("log_expense: Write down an expense. Needs: amount, purpose", "taxi to the airport 45 euros", "yes"),
-    ("order_food: Order food from a restaurant. Needs: dish, quantity", "Hello, who are you?", "no"),
+    ("order_taxi: Order a taxi. Needs: place, time", "Hello, who are you?", "no"),
+    ("book_room: Book a hotel room. Needs: city, nights", "Three nights in Rome", "yes"),
+    ("log_expense: Write down an expense. Needs: amount, purpose", "No expenses today", "no"),  # its topic, no task
 ]
 _LONGEST_MESSAGE = 2000  # characters that decide; the end of a longer message
 _LONGEST_DESCRIPTION = 500  # characters of a tool's description that decide
 _LIKELIEST = 200  # tokens among which yes and no are looked for
 _NEVER = 1e-9  # the probability of what is not among them
-# Fitted on 40 pairs of a tool and a message, tested on 35 others: see docs/local.md.
-_WEIGHT, _THRESHOLD = 3.0, 1.6
+# Fitted on 82 pairs of a tool and a message, tested on 40 others: see docs/local.md.
+_WEIGHT, _THRESHOLD = 3.0, 1.65
 _UNKNOWN = 0.5  # the share of words found in a message, for calls without any
 
 
@@ -153,22 +156,29 @@ def _line(spec: Spec) -> str:
 
 
 def _found(written: str, spec: Spec, said: str) -> float:
-    """Return the share of an input's words that stand in the message, each property counting alike."""
+    """Return the share of an input's words that were picked from the message, each property counting alike."""
     try:
         value = json.loads(written)
     except (ValueError, RecursionError):  # cut off: words that came to no end are hardly those of the message
         return 0
     properties = spec["inputSchema"]["json"].get("properties", {})
-    there = set(_words(said))
-    shares = []
+    there = frozenset(_words(said))
+    seen, shares = set[frozenset[str]](), list[float]()
     for name, part in value.items():
         known = properties.get(name) if isinstance(properties, dict) else None
         chosen = isinstance(known, dict) and ("enum" in known or "const" in known)
         if chosen or part is None or isinstance(part, bool):  # words of the schema, not of the message
             continue
-        words = _words(_plain(part))
-        shares.append(sum(word in there for word in words) / len(words) if words else 0)
+        words = frozenset(_words(_plain(part)))
+        picked = words and words not in seen and not _is_copy(words, there)
+        shares.append(len(words & there) / len(words) if picked else 0)
+        seen.add(words)
     return sum(shares) / len(shares) if shares else _UNKNOWN
+
+
+def _is_copy(words: frozenset[str], there: frozenset[str]) -> bool:
+    """Whether words hold the whole message: how a model fills in what it has nothing for, unless with numbers."""
+    return words >= there and not any(word.isdecimal() for word in words)
 
 
 def _words(text: str) -> list[str]:

@@ -302,7 +302,7 @@ EFFECTS = {
     "raw": lambda run: json.loads(run().out)["stopReason"] == "end_turn",
     "quiet": lambda run: "tokens" not in run("--stream").err,
     "verbose": lambda run: "UnknownModel: " in run("--model", "novva").err,
-    "guarantee": lambda run: "The guarantee is '1'" in run("--json", "a").err,
+    "guarantee": lambda run: "BX_GUARANTEE is '1'" in run().err,
 }
 # They need a network, a terminal or a model to show, and have tests of their own here and in test_terminal.
 ELSEWHERE = {"max_turns", "region", "profile", "endpoint_url", "offline", "yes", "raw_output"}
@@ -535,7 +535,8 @@ def test_json_that_is_none_or_breaks_the_schema_ends_with_8(text, stop, told):
     assert not text or f"What arrived:\n{text}\n" in whole.err
     stream = answered_by(Model(text[:4], text[4:], stop=stop), "--json", SCHEMA, "--stream")
     assert stream.code == 8
-    assert stream.out == (text + "\n" if text else "")
+    shown = text[max(text.find("{"), 0) :]  # prose before the JSON is no part of it
+    assert stream.out == (shown + "\n" if shown else "")
     assert told in stream.err
     assert "What arrived" not in stream.err
 
@@ -648,7 +649,7 @@ def test_an_element_is_a_line_before_the_answer_is_whole(endpoint):
 def test_a_wrong_element_ends_the_lines_with_8(wrong):
     outcome = answered_by(Model(f'[{{"n": 1}}, {wrong}, {{"n": 3}}]'), "--json", "[n int]", "--jsonl")
     assert (outcome.code, outcome.out) == (8, '{"n": 1}\n')
-    assert "An element does not satisfy the schema: $[0]" in outcome.err
+    assert "An element does not satisfy the schema: $[1]" in outcome.err
 
 
 def test_too_few_elements_end_with_8_after_the_last_line():
@@ -668,7 +669,10 @@ def test_the_guarantee_any_prints_what_is_json_and_tells_what_is_wrong():
     for flag in ("--stream", "--no-stream"):
         outcome = answered_by(Model('{"name": 1}'), "--json", "name", "--guarantee", "any", flag)
         assert (outcome.code, outcome.out) == (0, '{"name": 1}\n')
-    assert "$.name" in outcome.err
+        assert "$.name" in outcome.err
+    lines = answered_by(Model('[{"name": 1}]'), "--json", "[name]", "--guarantee", "any", "--jsonl")
+    assert (lines.code, lines.out) == (0, '{"name": 1}\n')
+    assert "$[0].name" in lines.err
 
 
 def test_how_the_json_came_about_is_in_the_usage_and_in_raw(endpoint):
@@ -740,6 +744,37 @@ def test_a_model_that_does_not_stop_calling_is_stopped(endpoint, look_up):
     assert outcome.code == 9
     assert "--max-turns" in outcome.err
     assert len(endpoint.requests) == 2
+
+
+def test_a_call_that_breaks_its_tool_s_schema_is_no_answer(endpoint, look_up):
+    wrong = {"toolUse": {**LOOK_UP["toolUse"], "input": {"name": 1}}}
+    endpoint.respond = lambda _: answer(wrong, stop="tool_use")
+    for flag in ("--stream", "--no-stream"):
+        outcome = bx("Hi", "--model", "claude", "--endpoint-url", endpoint.url, "--tool", look_up(), flag)
+        assert (outcome.code, outcome.out) == (8, "")
+        assert "The call of look_up does not satisfy its schema: $.name" in outcome.err
+
+
+def test_with_a_schema_and_tools_stdout_is_the_json_alone(endpoint, look_up):
+    file = look_up(command=[sys.executable, "-c", "print(1)"])
+    endpoint.script.extend([answer("Looking.", LOOK_UP, stop="tool_use"), answer(CALL, stop="tool_use")])
+    taken = ["--model", "nova", "--endpoint-url", endpoint.url, "-T", file, "--yes", "--json", "name", "--stream"]
+    outcome = bx("Hi", *taken)
+    assert (outcome.code, outcome.out) == (0, '{"name": "Ada"}\n')
+    assert "bx: running look_up: " in outcome.err
+
+
+@pytest.mark.parametrize("value", ["0", "-4", "x"])
+def test_a_number_of_turns_that_is_none_is_named(value, monkeypatch):
+    assert "--max-turns is" in bx("Hi", "--max-turns", value, "--model", "echo").err
+    monkeypatch.setenv("BX_MAX_TURNS", value)
+    outcome = ask("Hi")
+    assert outcome.code == 2
+    assert "BX_MAX_TURNS is" in outcome.err
+
+
+def test_lines_and_raw_do_not_go_together():
+    assert ask("[]", "--json", "[a]", "--jsonl", "--raw").code == 2
 
 
 def test_a_dry_run_shows_the_tools(look_up):

@@ -56,6 +56,8 @@ def test_every_kind_of_setting_is_read_from_a_file_and_from_a_variable(tmp_path,
         if name == "json":
             expected = "{}"
             in_a_variable, in_a_file = "{}", '"{}"'
+        if name == "guarantee":
+            in_a_variable, in_a_file, expected = "any", '"any"', "any"
         assert values(tmp_path, **{f"BX_{name.upper()}": in_a_variable}) == {name: expected}
         user(f"{name} = {in_a_file}")
         assert values(tmp_path) == {name: expected}
@@ -286,12 +288,28 @@ def test_a_model_with_another_id_inherits_nothing(tmp_path, project, user):
     assert config.load({"HOME": os.environ["HOME"]}, tmp_path).models["mine"].keys() == {"id", "file"}
 
 
+@pytest.mark.parametrize("value", ["evil:S ", " evil:S", "../my secrets/x.json", "/a b/c", "..\\\\a, b", "a b.json"])
+def test_no_disguise_makes_a_project_s_schema_python_code_or_another_folder_s(tmp_path, project, value):
+    project(f'json = "{value}"')
+    found = config.load({"HOME": os.environ["HOME"]}, tmp_path).values.get("json")
+    assert found is None or found.startswith(str(tmp_path))
+
+
+def test_a_project_does_not_let_any_answer_pass(tmp_path, project):
+    project('guarantee = "any"')
+    settings = config.load({"HOME": os.environ["HOME"]}, tmp_path)
+    assert "guarantee" not in settings.values
+    assert "guarantee = 'any' was passed over" in settings.notes[0]
+    project('guarantee = "enforced"')
+    assert config.load({"HOME": os.environ["HOME"]}, tmp_path).values["guarantee"] == "enforced"
+
+
 def test_a_schema_outside_the_project_s_folder_is_not_read_for_it(tmp_path, project):
     for path in ("../secret.json", "/etc/passwd", "~/secret.json"):
         project(f'json = "{path}"')
         settings = config.load({"HOME": os.environ["HOME"]}, tmp_path)
         assert "json" not in settings.values
-        assert "json was passed over" in settings.notes[0]
+        assert "was passed over" in settings.notes[0]
 
 
 def test_the_key_that_marks_a_project_s_model_cannot_be_written_in_a_file(tmp_path, user):

@@ -96,14 +96,14 @@ def ask_json(
         schema: a JSON Schema, a Pydantic model, a dataclass, a typed dict, or fields as in `"service, minutes int"`.
         model: see `ask`.
         guarantee: `enforced`, `validated` or `any`: see `engine`.
-        more: see `ask`.
+        more: what `bx.request` takes.
 
     Raises:
         InvalidAnswer: the answer was cut off, refused, or does not satisfy the schema; its `text` is what arrived.
         ValueError: the schema is unusable, or cannot be enforced as the guarantee asks; nothing was sent.
         ClientError: and all else that `ask` raises.
     """
-    plain = _schema(schema)
+    plain, guarantee = _schema(schema), guarantee or _guarantee()
     response = _default(guarantee).converse(**request(prompt, model=model or _model(), schema=plain, **more))
     return data(response, {} if guarantee == "any" else plain)
 
@@ -121,7 +121,7 @@ def stream_json(
     A field appears once it is complete; lists and objects grow. The last value is the whole answer, which satisfies
     the schema. Takes and raises what `ask_json` does, the latter when the answer has arrived.
     """
-    plain = _schema(schema)
+    plain, guarantee = _schema(schema), guarantee or _guarantee()
     asked = request(prompt, model=model or _model(), schema=plain, **more)
     response = _default(guarantee).converse_stream(**asked)
     events = response["stream"]
@@ -211,6 +211,13 @@ def _schema(given: Any) -> dict[str, Any]:
     schema = concise.parse(given) if isinstance(given, str) else source.of(given)
     check.well_formed(schema)
     return schema
+
+
+@cache
+def _guarantee() -> str:
+    from bx import config
+
+    return str(config.load().values.get("guarantee", "validated"))
 
 
 @cache

@@ -47,6 +47,9 @@ KINDS: dict[str, type] = {
 _USER_ONLY = ("endpoint_url", "profile", "offline", "yes", "raw_output", "quiet", "dry_run", "raw")
 # A project may say where prompts are processed, but not without a word.
 _ANNOUNCED = ("geo", "region")
+# What a setting may be, where that is less than its kind allows.
+_CHOICES = {"guarantee": ("enforced", "validated", "any")}
+_LEAST = {"max_turns": 1}
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _IN_WORDS = {
     str: "text",
@@ -94,9 +97,9 @@ def load(environ: Mapping[str, str] | None = None, directory: Path | None = None
     # boto3 reads AWS_DEFAULT_REGION alone; every other AWS tool reads AWS_REGION too.
     if region := environ.get("AWS_REGION"):
         settings.values["region"] = region
-    for name, kind in KINDS.items():
+    for name in KINDS:
         if text := environ.get(variable := f"BX_{name.upper()}"):
-            _set(name, parsed(text, kind, variable), settings.values)
+            _set(name, parsed(text, name, variable), settings.values)
     variables = {f"BX_{name.upper()}" for name in KINDS}
     unknown = sorted(name for name in environ if name.startswith("BX_") and name not in variables)
     settings.notes.extend(f"{variable} is no setting of bx" for variable in unknown)
@@ -112,29 +115,32 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return joined
 
 
-def parsed(text: str, kind: type, where: str) -> Any:
-    """Read the text of a flag or a variable as a setting of a kind.
+def parsed(text: str, name: str, where: str) -> Any:
+    """Read the text of a flag or a variable as a setting.
 
     Raises:
         ConfigError: it is none; the message names `where`.
     """
+    kind = KINDS[name]
     if kind is bool and text.lower() in (*_TRUE, *_FALSE):
         return text.lower() in _TRUE
     if kind in (int, float):
         with contextlib.suppress(ValueError):
-            return _checked(kind(text), kind, where)
-    if kind in (list, dict):
+            if math.isfinite(number := kind(text)):
+                return _checked(number, name, where)
+    elif kind in (list, dict):
         with contextlib.suppress(ValueError):
-            return _checked(json.loads(text), kind, where)
-    return _checked([text] if kind is list else text, kind, where)
+            return _checked(json.loads(text), name, where)
+    return _checked([text] if kind is list else text, name, where)
 
 
 def scope(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> str:
     """Name the part of AWS that is asked: what is learned about a model holds there."""
     environ = os.environ if environ is None else environ
+    endpoint = environ.get("AWS_ENDPOINT_URL_BEDROCK_RUNTIME") or environ.get("AWS_ENDPOINT_URL", "")
     region = options.get("region") or environ.get("AWS_DEFAULT_REGION", "")
     profile = options.get("profile") or environ.get("AWS_PROFILE", "")
-    return f"{region} {profile} {options.get('endpoint_url') or ''}"
+    return f"{region} {profile} {options.get('endpoint_url') or endpoint}"
 
 
 def user_file(environ: Mapping[str, str]) -> Path:
@@ -180,10 +186,14 @@ def _read(file: Path, settings: Settings, *, project: bool = False) -> None:
             _add_models(file, value, settings, project=project)
         elif name not in KINDS:
             raise ConfigError(f"{file}: unknown setting {name!r}", f"Use one of: models, {', '.join(KINDS)}")
-        elif project and (name in _USER_ONLY or _leaves(file, name, value)):
+        elif project and name in _USER_ONLY:
             settings.notes.append(f"{file}: {name} was passed over: only your own config.toml may set it")
+        elif project and _leaves(file, name, value):
+            settings.notes.append(
+                f"{file}: {name} = {value!r} was passed over: only your own config.toml may set that"
+            )
         else:
-            _set(name, _beside(file, name, _checked(value, KINDS[name], f"{file}: {name}")), settings.values)
+            _set(name, _beside(file, name, _checked(value, name, f"{file}: {name}")), settings.values)
             if project and name in _ANNOUNCED:
                 settings.notes.append(f"{file} sets {name} to {value}")
 
@@ -199,11 +209,14 @@ def _beside(file: Path, name: str, value: Any) -> Any:
 
 
 def _is_inline(schema: Any) -> bool:
-    """Whether a setting is a schema itself: a JSON object, or fields in the concise form, which has blanks or signs.
+    """Whether a setting is a schema itself: a JSON object, or fields in words.
 
-    Anything else is a path, so that no file can name Python code (`module:Name`) to be run.
+    Anything else is a path: no file names Python code (`module:Name`) to be run, nor another folder's schema.
     """
-    return not isinstance(schema, str) or schema.lstrip()[:1] in ("{", "-", "[") or bool({*" ,|\n"} & {*schema})
+    if not isinstance(schema, str) or schema.strip()[:1] in ("{", "-", ""):
+        return True
+    words = bool({*" ,|\n[{"} & {*schema.strip()})
+    return words and not {"/", "\\"} & {*schema} and not schema.strip().lower().endswith(".json")
 
 
 def _tables(file: Path, content: bytes) -> dict[str, Any]:
@@ -216,9 +229,11 @@ def _tables(file: Path, content: bytes) -> dict[str, Any]:
 
 
 def _leaves(file: Path, name: str, value: Any) -> bool:
-    """Whether a project's setting names a file to load, or a schema outside its folder."""
+    """Whether a project's setting names a file to load or a schema outside its folder, or lets any answer pass."""
     if name == "model":
         return _is_file(value)
+    if name == "guarantee":
+        return bool(value == "any")
     if name != "json" or _is_inline(value):
         return False
     return not Path(_beside(file, name, value)).resolve().is_relative_to(file.parent.resolve())
@@ -246,7 +261,8 @@ def _add_models(file: Path, entries: Any, settings: Settings, *, project: bool) 
             settings.models[name] = {**below, **entry, **({"file": str(file)} if project else {})}
 
 
-def _checked(value: Any, kind: type, where: str) -> Any:
+def _checked(value: Any, name: str, where: str) -> Any:
+    kind, choices = KINDS[name], _CHOICES.get(name)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
@@ -256,4 +272,8 @@ def _checked(value: Any, kind: type, where: str) -> Any:
         fits = fits and all(isinstance(item, str) for item in value)
     if not fits:
         raise ConfigError(f"{where} is {value!r}", f"It must be {_IN_WORDS[kind]}")
+    if choices and value not in choices:
+        raise ConfigError(f"{where} is {value!r}", f"It must be one of {', '.join(choices)}")
+    if name in _LEAST and value < _LEAST[name]:
+        raise ConfigError(f"{where} is {value!r}", f"It must be at least {_LEAST[name]}")
     return value

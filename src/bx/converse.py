@@ -145,20 +145,19 @@ def data(response: Response, schema: dict[str, Any]) -> Any:
     return value
 
 
-def total(usages: Iterable[dict[str, Any] | None]) -> dict[str, Any]:
-    """Add up the `usage` (tokens) of several responses.
+def total(responses: Iterable[Response]) -> dict[str, Any]:
+    """Add up the `usage` (tokens) and `metrics` (ms) of several responses; lists are put together.
 
-    Returns:
-        `{"usage": ...}`, or nothing where one of them did not tell: the sum is unknown then, and not less.
+    A part that one of them does not tell is left out: the sum is unknown then, and not less.
     """
-    added: dict[str, Any] = {}
-    for usage in usages:
-        if usage is None:
-            return {}
-        for name, value in usage.items():
-            if isinstance(value, (int, float, list)):
-                added[name] = added[name] + value if name in added else value
-    return {"usage": added}
+    responses, summed = list(responses), dict[str, Any]()
+    for part in ("usage", "metrics"):
+        if all(part in response for response in responses):
+            summed[part] = counts = dict[str, Any]()
+            for name, count in ((name, count) for response in responses for name, count in response[part].items()):
+                if isinstance(count, (int, float, list)):
+                    counts[name] = counts[name] + count if name in counts else count
+    return summed
 
 
 # ---- streams --------------------------------------------------------------------------------------------------

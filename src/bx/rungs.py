@@ -114,7 +114,7 @@ def written(asked: Asked, response: Response) -> str | None:
     """Return what the model wrote as its answer; None where it called another tool first."""
     content = response["output"]["message"]["content"]
     calls = [block["toolUse"] for block in content if is_call(block)]
-    if not calls:
+    if not calls or "toolConfig" not in asked.request:  # a call that nobody asked for is no answer
         return text(response)
     ours = asked.tool and calls[0].get("name") == asked.tool
     return json.dumps(calls[0].get("input"), ensure_ascii=False) if ours else None

@@ -8,7 +8,6 @@ rung takes, and checks every answer against the schema as it was given. `rungs` 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import logging
 import threading
@@ -21,10 +20,10 @@ from bx.memory import Memory
 from bx.schema import check, fix, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Iterator
 
     from bx.capabilities import Plan
-    from bx.converse import Engine, Event, Request, Response
+    from bx.converse import Engine, Request, Response
     from bx.rungs import Asked
 
 Schema = dict[str, Any]
@@ -141,13 +140,14 @@ class Structured:
 
     def _answer(self, request: Request, schema: Schema, plan: Plan) -> Response:
         """Ask until an answer satisfies the schema, a few times at most."""
-        asking, spent = request, list[dict[str, Any] | None]()
+        asking, spent = request, list[dict[str, Any]]()
         most = 1 if plan.family == "local" else _ATTEMPTS  # what a grammar wrote once it would write again
         for attempt in range(1, most + 1):
             asked, response = self._climb(asking, schema, plan, stream=False)
             plan, stop = asked.plan, response["stopReason"]
-            spent.append(response.get("usage"))
-            response = _described({**response, **total(spent)}, asked, Attempts=attempt)
+            spent.append(response)
+            told = {name: part for name, part in response.items() if name not in ("usage", "metrics")}
+            response = _described({**told, **total(spent)}, asked, Attempts=attempt)
             written = rungs.written(asked, response)
             if written is None:  # another tool was called: it is the caller's turn
                 return rungs.without_answer(asked, response)
@@ -160,7 +160,7 @@ class Structured:
                 _log.warning("The answer does not satisfy the schema: %s", problem)
                 return rungs.result(_described(response, asked, Violation=problem), answer, "end_turn")
             if attempt < most:
-                cost = (spent[-1] or {}).get("totalTokens", "unknown")
+                cost = spent[-1].get("usage", {}).get("totalTokens", "unknown")
                 _log.warning("The answer cannot be used (%s; tokens: %s): asking again", problem, cost)
             if stop == "malformed_tool_use" and self._guarantee != "enforced":
                 plan = plan._replace(rung="prompt")
@@ -183,7 +183,7 @@ class Structured:
             try:
                 with self._patience(asked):
                     if stream and not at_once:
-                        return asked, _begun(self._engine.converse_stream(**asked.request))
+                        return asked, unfold.begun(self._engine.converse_stream(**asked.request))
                     return asked, self._engine.converse(**asked.request)
             except Exception as refusal:  # noqa: BLE001 # raised again unless another plan helps
                 asked, at_once = self._lower(request, schema, asked, refusal)
@@ -268,7 +268,7 @@ class Structured:
     def _tool(self, request: Request, tool: dict[str, Any], plan: Plan) -> dict[str, Any]:
         """Fit one strict tool to a plan."""
         spec = tool["toolSpec"]
-        why, remedy = "the model takes no strict tools", self._suggestion()
+        why, remedy = "the model takes no strict tools", self._suggestion(_model(request))
         if plan.strict:
             try:
                 fitted, changes = fix.fix(spec["inputSchema"]["json"], plan.family)
@@ -291,13 +291,13 @@ class Structured:
         """Refuse what no grammar would hold the model to, before anything is sent."""
         if not plan.enforced:
             message = f"No grammar holds {request.get('modelId')} to a schema, and the guarantee is 'enforced'"
-            raise NotEnforced(message, self._suggestion())
+            raise NotEnforced(message, self._suggestion(_model(request)))
         for path in loose:
             message = f"{json_path(path)} would be checked, not enforced, and the guarantee is 'enforced'"
             raise NotEnforced(message, "Remove it, or choose --guarantee validated")
 
-    def _suggestion(self) -> str:
-        names = ", ".join(sorted(capabilities.enforcing(self._names)))
+    def _suggestion(self, model: str) -> str:
+        names = ", ".join(sorted(set(capabilities.enforcing(self._names)) - _aliases(self._names, model)))
         return f"Choose one of {names}, or --guarantee validated" if names else "Choose --guarantee validated"
 
     def _plan(self, request: Request, *, forget: bool = True) -> Plan:
@@ -353,22 +353,13 @@ def _model(request: Request) -> str:
     return str(request.get("modelId"))
 
 
+def _aliases(names: dict[str, str], model: str) -> set[str]:
+    return {name for name, model_id in names.items() if capabilities.base(model_id) == capabilities.base(model)}
+
+
 def _named(paths: list[walk.Path]) -> str:
     more = f" and {len(paths) - _MOST_NAMED} more" if len(paths) > _MOST_NAMED else ""
     return ", ".join(map(json_path, paths[:_MOST_NAMED])) + more
-
-
-def _begun(response: Response) -> Response:
-    """Wait for a stream's first event: a refusal may come as one."""
-    stream = response["stream"]
-    events = iter(stream)
-    first = list(itertools.islice(events, 1))
-    return {**response, "stream": Stream(_chained(first, events), getattr(stream, "close", _nothing))}
-
-
-def _chained(first: list[Event], events: Iterator[Event]) -> Generator[Event]:
-    yield from first
-    yield from events
 
 
 def _is_lost(written: str) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bx import command
 from bx.command import Failed
-from bx.converse import Stream, broken_stream, collect, complete
+from bx.converse import Stream, broken_stream, collect, complete, total
 from bx.instances import violation
 from bx.schema import walk
 from bx.tools import Tool, config, of
@@ -82,16 +82,16 @@ class Equipped:
             TooManyTurns: the model calls tools in the last turn too.
         """
         request = {**self._defaults, **request}
-        never, total = threading.Event(), dict[str, Any]()
+        never, summed = threading.Event(), dict[str, Any]()
         for turn in itertools.count(1):
-            response = self._ask(self._engine.converse, request, turn, total)
+            response = self._ask(self._engine.converse, request, turn, summed)
             metadata = {**response.get("ResponseMetadata", {}), "Turns": turn}
-            total = {**_summed(total, response), "ResponseMetadata": metadata}
-            calls = self._calls(total, request, turn)
+            summed = {**_summed(summed, response), "ResponseMetadata": metadata}
+            calls = self._calls(summed, request, turn)
             if not calls:
                 break
-            request = self._next(request, total, calls, never)
-        return total
+            request = self._next(request, summed, calls, never)
+        return summed
 
     def converse_stream(self, **request: Any) -> dict[str, Any]:
         """Answer in events: those of every turn as they come, each turn from `messageStart` to `metadata`.
@@ -110,14 +110,14 @@ class Equipped:
             close()
 
     def _events(self, request: Request, live: _Live) -> Generator[Event]:
-        total: dict[str, Any] = {}
+        summed: dict[str, Any] = {}
         for turn in itertools.count(1):
             kept = []
             with contextlib.closing(complete(live.events)) as events:
                 for event in events:
                     if "metadata" in event:
-                        total = _summed(total, event["metadata"])
-                    kept.append({"metadata": total} if "metadata" in event else event)
+                        summed = _summed(summed, event["metadata"])
+                    kept.append({"metadata": summed} if "metadata" in event else event)
                     yield kept[-1]
             response = _calling(kept)
             calls = self._calls(response, request, turn) if response else []
@@ -126,11 +126,11 @@ class Equipped:
             request = self._next(request, response, calls, live.stopped)
             if live.stopped.is_set():
                 return
-            live.follow(self._ask(self._engine.converse_stream, request, turn + 1, total)["stream"])
+            live.follow(self._ask(self._engine.converse_stream, request, turn + 1, summed)["stream"])
             if live.stopped.is_set():
                 return
 
-    def _ask(self, call: Callable[..., Response], request: Request, turn: int, total: dict[str, Any]) -> Response:
+    def _ask(self, call: Callable[..., Response], request: Request, turn: int, summed: dict[str, Any]) -> Response:
         """Ask for a turn; once more without `status` where the model refuses that (which costs nothing)."""
         model = str(request.get("modelId"))
         try:
@@ -142,7 +142,7 @@ class Equipped:
                 self._without_status.add(model)
             return call(**_bare(request))
         except Exception:
-            if spent := total.get("usage", {}).get("totalTokens"):
+            if spent := summed.get("usage", {}).get("totalTokens"):
                 _log.warning("Turn %d failed; the turns before it took %d tokens", turn, spent)
             raise
 
@@ -162,7 +162,9 @@ class Equipped:
             if not (self._tools[name].runs if name in self._tools else name not in declared):
                 return []
         if calls and turn >= self._max_turns:
-            raise TooManyTurns(f"The model still calls tools after {turn} turns ({calls[0]['name']})", response)
+            raise TooManyTurns(
+                f"The model still calls tools after {turn} turn{'s'[: turn - 1]} ({calls[0]['name']})", response
+            )
         return calls
 
     def _next(
@@ -173,7 +175,7 @@ class Equipped:
         # As it came, for reasoning is signed; but a blank text, which some models write, is refused on its way back.
         content = [block for block in said["content"] if block.get("text", "some").strip()]
         results = [self._result(call, stopped) for call in calls if not stopped.is_set()]
-        messages = [*request["messages"], {**said, "content": content}, {"role": "user", "content": results}]
+        messages = [*request.get("messages", []), {**said, "content": content}, {"role": "user", "content": results}]
         # A choice that forces a call would force one in every turn.
         free = {key: part for key, part in request["toolConfig"].items() if key != "toolChoice"}
         return {**request, "messages": messages, "toolConfig": free}
@@ -229,21 +231,11 @@ class _Live:
 
 
 def _summed(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """Return what a turn gave, with its `usage` and `metrics` added to those before; lists are put together.
-
-    A turn that does not say what it took leaves the sum unknown: the member is missing from there on.
-    """
+    """Return what a turn gave, with its `usage` and `metrics` added to those before."""
     if not before:
         return now
-    summed = {key: part for key, part in now.items() if key not in ("usage", "metrics")}
-    for part in ("usage", "metrics"):
-        if part in before and part in now:
-            counts = dict(before[part])
-            for key, count in now[part].items():
-                if isinstance(count, (int, float, list)):
-                    counts[key] = counts[key] + count if key in counts else count
-            summed[part] = counts
-    return summed
+    rest = {name: part for name, part in now.items() if name not in ("usage", "metrics")}
+    return {**rest, **total([before, now])}
 
 
 def _calling(events: list[Event]) -> Response | None:
@@ -313,5 +305,7 @@ def _bare(request: Request) -> Request:
         result = given.get("toolResult")
         return {"toolResult": {k: v for k, v in result.items() if k != "status"}} if result else given
 
-    messages = [{**said, "content": [block(part) for part in said["content"]]} for said in request["messages"]]
+    messages = [
+        {**said, "content": [block(part) for part in said["content"]]} for said in request.get("messages", [])
+    ]
     return {**request, "messages": messages}

@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from bx import partial, rungs
+from bx.converse import Stream
 from bx.instances import loads
 
 if TYPE_CHECKING:
@@ -26,6 +27,14 @@ _METADATA = ("usage", "metrics", "trace", "performanceConfig", "serviceTier")
 _ENDING = ("stopReason", "additionalModelResponseFields")
 
 _log = logging.getLogger("bx.structured")
+
+
+def begun(response: Response) -> Response:
+    """Wait for a stream's first event: a refusal may come as one."""
+    stream = response["stream"]
+    events = iter(stream)
+    first = list(itertools.islice(events, 1))
+    return {**response, "stream": Stream(_chained(first, events), getattr(stream, "close", lambda: None))}
 
 
 def events(asked: Asked, stream: Iterable[Event]) -> Generator[Event]:
@@ -57,6 +66,11 @@ def from_response(response: Response) -> Generator[Event]:
         yield _stop(index)
     yield {"messageStop": {name: response[name] for name in _ENDING if name in response}}
     yield {"metadata": {name: response[name] for name in _METADATA if name in response}}
+
+
+def _chained(first: list[Event], events: Iterator[Event]) -> Generator[Event]:
+    yield from first
+    yield from events
 
 
 class _Answer:

@@ -122,10 +122,10 @@ def _parse(name: str, arguments: list[str], options: argparse.Namespace) -> None
     made = parser(name)
     made.set_defaults(**dict.fromkeys(config.KINDS))
     made.parse_intermixed_args(arguments, namespace=options)
-    for setting, kind in config.KINDS.items():
+    for setting in config.KINDS:
         text = getattr(options, setting)
         if isinstance(text, str):
-            setattr(options, setting, config.parsed(text, kind, "--" + setting.replace("_", "-")))
+            setattr(options, setting, config.parsed(text, setting, "--" + setting.replace("_", "-")))
 
 
 def _merge(settings: Settings, options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from bx import converse, instances
+from bx.cli import UsageError
 from bx.diagnosis import redacted
 from bx.engines import Router
 
@@ -58,8 +59,12 @@ def show(
     engine: Engine, request: Request, schema: Schema | None, options: argparse.Namespace, terminal: Terminal
 ) -> None:
     """Send a request and print its answer."""
+    if options.jsonl and options.raw:
+        raise UsageError("--jsonl prints elements, and --raw prints Converse's events", "Choose one of them")
     if options.stream is None:
         options.stream = options.jsonl or (terminal.answers_on_terminal and schema is None and not options.raw)
+    if schema is not None and any(tool.runs for tool in options.tools):
+        options.stream = False  # what is said between the calls is no part of the JSON
     if options.stream:
         _stream(_asked(lambda: engine.converse_stream(**request), options, terminal), schema, options, terminal)
     else:
@@ -70,13 +75,15 @@ def _permission(options: argparse.Namespace, terminal: Terminal) -> Callable[[To
     """Make the question whether a command may be run."""
 
     def allow(tool: Tool, given: dict[str, Any]) -> bool:
-        if options.yes:
-            return True
         import shlex
 
         command = shlex.join(tool.command)
+        if options.yes:
+            terminal.note(f"running {tool.name}: {command}")
+            return True
         if terminal.interactive:
-            return terminal.confirm(f"Run {command} with {_json(given, None)}?", default=False)
+            question = f"Run {tool.name} ({command}) with {_json(given, None)}?"
+            return terminal.confirm(question, default=False)
         terminal.note(f"The model called {tool.name}; nobody can be asked, so it was not run", "Allow it with --yes")
         return False
 
@@ -107,7 +114,7 @@ def _print(response: Response, schema: Schema | None, options: argparse.Namespac
         if options.raw:
             terminal.line(_json(response, indent))
         called = _calls(response)
-        value = None if schema is None or called else _data(response, schema, options)
+        value = None if schema is None or called else _data(response, schema, options, terminal)
         if not options.raw:
             _write(response, value, schema, options, terminal)
         if schema is None:
@@ -126,7 +133,7 @@ def _write(
     if called := _calls(response):
         if text:
             terminal.aside(text + "\n")
-        _write_calls(called, terminal)
+        _write_calls(called, options, terminal)
     elif schema is None:
         terminal.line(text)
     elif options.jsonl:
@@ -136,19 +143,32 @@ def _write(
         terminal.line(_json(value, indent))
 
 
-def _write_calls(called: list[dict[str, Any]], terminal: Terminal) -> None:
+def _write_calls(called: list[dict[str, Any]], options: argparse.Namespace, terminal: Terminal) -> None:
+    """Print calls as JSON; the input of each has to satisfy its tool's schema."""
+    schemas = {tool.name: tool.schema for tool in options.tools}
     for call in called:
-        told = {"name": call["name"], "input": call["input"]}
-        terminal.line(_json(told, 2 if terminal.answers_on_terminal else None))
+        text = _json({"name": call["name"], "input": call["input"]}, 2 if terminal.answers_on_terminal else None)
+        if problem := instances.violation(call["input"], schemas.get(call["name"], {})):
+            fix = "Ask again, or describe the tool and its input in more words"
+            raise converse.InvalidAnswer(
+                f"The call of {call['name']} does not satisfy its schema: {problem}", fix, text
+            )
+        terminal.line(text)
 
 
 def _calls(response: Response) -> list[dict[str, Any]]:
-    return [block["toolUse"] for block in response["output"]["message"]["content"] if "toolUse" in block]
+    blocks = (block["toolUse"] for block in response["output"]["message"]["content"] if "toolUse" in block)
+    return [call for call in blocks if call.get("type") != "server_tool_use"]
 
 
-def _data(response: Response, schema: Schema, options: argparse.Namespace) -> Any:
-    """Read the answer as JSON; with the guarantee `any` it may break the schema, which was told already."""
-    return converse.data(response, {} if options.guarantee == "any" else schema)
+def _data(response: Response, schema: Schema, options: argparse.Namespace, terminal: Terminal) -> Any:
+    """Read the answer as JSON; with the guarantee `any` it may break the schema, which is told."""
+    if options.guarantee != "any":
+        return converse.data(response, schema)
+    value = converse.data(response, {})
+    if options.stream and (problem := instances.violation(value, schema)):
+        terminal.note(f"The answer does not satisfy the schema: {problem}")
+    return value
 
 
 def _stream(response: Response, schema: Schema | None, options: argparse.Namespace, terminal: Terminal) -> None:
@@ -156,9 +176,11 @@ def _stream(response: Response, schema: Schema | None, options: argparse.Namespa
     turn: list[Event] = []
     if options.raw and schema is not None:
         terminal.line(_json({"ResponseMetadata": response.get("ResponseMetadata", {})}, None))
-    lined = schema if options.jsonl and not options.raw else None
+    events = _printed(stream, options, terminal)
+    if schema is not None and options.jsonl:
+        events = _lined(stream, schema, options, terminal)
     try:
-        for event in _printed(stream, options, terminal) if lined is None else _lined(stream, lined, terminal):
+        for event in events:
             if "messageStart" in event:  # where tools are run, an answer has several turns
                 turn.clear()
             turn.append(event)
@@ -169,13 +191,13 @@ def _stream(response: Response, schema: Schema | None, options: argparse.Namespa
         _usage({**response, **whole}, options, terminal)
     called = _calls(whole)
     if called and not options.raw:
-        _write_calls(called, terminal)
+        _write_calls(called, options, terminal)
     if schema is None:
         _warn(whole["stopReason"], written=bool(called or converse.text(whole)), terminal=terminal)
     if schema is None or called:
         return
     try:
-        _data(whole, schema, options)
+        _data(whole, schema, options, terminal)
     except converse.InvalidAnswer as invalid:
         invalid.text = ""  # it has been printed already
         raise
@@ -187,6 +209,9 @@ def _printed(stream: Any, options: argparse.Namespace, terminal: Terminal) -> It
     try:
         for event in stream:
             piece = event.get("contentBlockDelta", {}).get("delta", {})
+            if "messageStart" in event and not last.endswith("\n"):  # the next turn, after tools were run
+                terminal.line()
+                last = "\n"
             if options.raw:
                 terminal.line(_json(event, None))
             elif text := piece.get("text"):
@@ -203,7 +228,7 @@ def _printed(stream: Any, options: argparse.Namespace, terminal: Terminal) -> It
             terminal.line()
 
 
-def _lined(stream: Any, schema: Schema, terminal: Terminal) -> Iterator[Event]:
+def _lined(stream: Any, schema: Schema, options: argparse.Namespace, terminal: Terminal) -> Iterator[Event]:
     """Print each element of an array as a line once it is complete, and pass the events on."""
     from bx import partial
 
@@ -215,15 +240,18 @@ def _lined(stream: Any, schema: Schema, terminal: Terminal) -> Iterator[Event]:
             yield event.get("contentBlockDelta", {}).get("delta", {}).get("text", "")
 
     broken = instances.checker({name: part for name, part in schema.items() if name not in _OF_THE_WHOLE})
-    for text in partial.elements(pieces()):
+    for index, text in enumerate(partial.elements(pieces())):
         try:
             element = instances.loads(text)
-            problem = broken([element])
+            problem = None if options.guarantee == "any" else broken([element])
         except ValueError as cause:
             problem = f"it is not JSON ({cause})"
         if problem:
             fix = "Ask again, or describe the fields in the prompt or in the schema"
-            raise converse.InvalidAnswer(f"An element does not satisfy the schema: {problem}", fix, text)
+            if options.usage:
+                _usage({}, options, terminal)
+            at = problem.replace("$[0]", f"$[{index}]", 1)
+            raise converse.InvalidAnswer(f"An element does not satisfy the schema: {at}", fix, text)
         terminal.line(_json(element, None))
     yield from taken
 

@@ -26,7 +26,7 @@ examples:
   bx "..." -o reasoningConfig.type enabled          the model's own parameters
   bx ask pull                                       a prompt that is a command's name
 
-Every option has a variable: BX_MODEL, BX_MAX_TOKENS, ... The pages in docs/ say more.
+Most options have a variable: BX_MODEL, BX_MAX_TOKENS, ... The pages in docs/ say more.
 """
 
 
@@ -39,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("words", nargs="*", metavar="PROMPT", help="the prompt; - reads it from standard input")
     model = add("-m", "--model", metavar="NAME", help="an alias, a model id, a profile id or an ARN (default: nova)")
-    model.completer = _model_names  # type: ignore[attr-defined] # argcomplete's protocol
+    model.completer = model_names  # type: ignore[attr-defined] # argcomplete's protocol
     add("-s", "--system", metavar="TEXT", help="the system prompt")
     add(
         "--stream",
@@ -49,7 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--json",
         metavar="SCHEMA",
-        help="hold the answer to a JSON Schema: a file, fields as in 'service, minutes int', or - for stdin",
+        help="a JSON Schema for the answer: a file, 'service, minutes int', module:Name, JSON, or - for stdin",
     )
     add("--jsonl", action="store_true", help="print each element of an array as a line, as soon as it is complete")
     guarantee = add("--guarantee", metavar="HOW", help="of --json: enforced, validated (the default) or any")
@@ -88,6 +88,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         return 0
     options.model_id = _model(options, terminal)
     schema, tools = _schema(options, terminal), _tools(options)
+    options.tools = tools
     request = converse.request(
         _prompt(options, terminal),
         model=options.model_id,
@@ -174,7 +175,7 @@ def _tools(options: argparse.Namespace) -> list[Tool]:
     return [tools.read(path) for path in options.tool]
 
 
-def _model_names(**_: object) -> list[str]:
+def model_names(**_: object) -> list[str]:
     """Name the models for the shell's completion."""
     return list(_models())
 

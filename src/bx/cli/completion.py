@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from bx.cli.terminal import Terminal
 
-_PATHS = ("json", "path")  # the arguments that are files
+_PATHS = ("json", "path", "files", "tool")  # the arguments that are files
 _SHELLS = ("bash", "zsh", "fish")
 _EPILOG = """\
 bash: bx completion bash > ~/.local/share/bash-completion/completions/bx

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bx import capabilities
 from bx.cli import UsageError
+from bx.cli.ask import model_names
 from bx.converse import request
 from bx.instances import json_path, loads
 from bx.schema import check, source
@@ -49,9 +50,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("action", choices=_ACTIONS, metavar="check|fix|infer|example|warm", help="what to do")
     add("files", nargs="+", metavar="SCHEMA", help="the schema; for infer, example instances (.json, .jsonl or -)")
-    add("--for", dest="target", metavar="MODEL", help="whose subset holds for check and fix (default: Claude's)")
-    add("-m", "--model", metavar="NAME", help="the model that warm prepares (default: nova)")
-    add("--format", choices=("text", "json"), default="text", metavar="text|json", help="how check reports")
+    target = add("--for", "-m", "--model", dest="target", metavar="MODEL", help="the model (default: Claude's rules)")
+    target.completer = model_names  # type: ignore[attr-defined] # argcomplete's protocol
+    add("--format", choices=("text", "json"), metavar="text|json", help="how check reports (default: text)")
     add("--geo", metavar="GEO", help="where prompts may be processed")
     add("--region", help="the AWS region")
     add("--profile", metavar="NAME", help="the profile of the AWS configuration")
@@ -67,6 +68,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         UsageError: the options do not go together.
         ValueError: a schema cannot be read, fixed or exemplified; the exception says why and what to do.
     """
+    _check_options(options)
     if options.action == "infer":
         return _infer(options, terminal)
     if len(options.files) > 1:
@@ -76,6 +78,14 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     check.well_formed(schema)
     actions = {"check": _check, "fix": _fix, "example": _example, "warm": _warm}
     return actions[options.action](schema, options, terminal)
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse options that would have no effect."""
+    if options.target is not None and options.action in ("infer", "example"):
+        raise UsageError(f"bx schema {options.action} is for no model", "Leave --for out")
+    if options.format is not None and options.action != "check":
+        raise UsageError("--format is for bx schema check", "Leave it out")
 
 
 def _check(schema: dict[str, Any], options: argparse.Namespace, terminal: Terminal) -> int:
@@ -134,21 +144,29 @@ def _examples(file: str, terminal: Terminal) -> Iterator[Any]:
     """Read the example of a file, or one from each line of a .jsonl file."""
     from pathlib import Path
 
+    if file.lstrip()[:1] in ("{", "["):
+        yield _loaded("on the command line", file)
+        return
     try:
         text = terminal.read_input() if file == "-" else Path(file).expanduser().read_text(encoding="utf-8-sig")
     except OSError as cause:
         raise UsageError(f"The example {file} cannot be read: {cause.strerror}", "Give JSON files, or -") from None
     except UnicodeDecodeError:
         raise UsageError(f"The example {file} is not UTF-8 text", "Save it as UTF-8") from None
-    lines = file.endswith(".jsonl")
-    for number, part in enumerate(text.splitlines() if lines else [text], start=1):
-        if lines and not part.strip():
-            continue
-        where = f"{file}, line {number}," if lines else file
-        try:
-            yield loads(part)
-        except ValueError as cause:
-            raise UsageError(f"The example {where} is not JSON: {cause}", "Correct it at that place") from None
+    if not file.endswith(".jsonl"):
+        yield _loaded("on standard input" if file == "-" else file, text)
+        return
+    for number, line in enumerate(text.split("\n"), start=1):  # and at no other character that ends lines
+        if line.strip():
+            yield _loaded(f"{file}, line {number},", line)
+
+
+def _loaded(where: str, text: str) -> Any:
+    try:
+        return loads(text)
+    except ValueError as cause:
+        fix = "Correct it at that place; several examples go into several files, or one .jsonl file"
+        raise UsageError(f"The example {where} is not JSON: {cause}", fix) from None
 
 
 def _example(schema: dict[str, Any], options: argparse.Namespace, terminal: Terminal) -> int:  # noqa: ARG001 # as others
@@ -163,9 +181,15 @@ def _warm(schema: dict[str, Any], options: argparse.Namespace, terminal: Termina
     from bx.catalogue import DEFAULT, Catalogue
     from bx.cli import answer
 
-    name = options.model or DEFAULT
-    options.model_id = Catalogue(options.models, options.geo).resolve(name).id
-    options.guarantee, options.relearn = "enforced", False
+    name = options.target or options.model or DEFAULT
+    catalogue = Catalogue(options.models, options.geo)
+    options.model_id = catalogue.resolve(name).id
+    if not capabilities.plan(options.model_id).enforced:
+        names = ", ".join(sorted(capabilities.enforcing(catalogue.ids())))
+        raise UsageError(
+            f"{name} takes no grammar: there is nothing to prepare", f"Choose --model with one of {names}"
+        )
+    options.guarantee, options.relearn = "validated", False
     engine = answer.engine(schema, [], options, terminal)
     started = time.monotonic()
     response = engine.converse(**request("Go", model=options.model_id, schema=schema, maxTokens=1))
@@ -181,4 +205,4 @@ def _family(options: argparse.Namespace) -> str:
     from bx.catalogue import Catalogue
 
     plan = capabilities.plan(Catalogue(options.models, options.geo).resolve(options.target).id)
-    return plan.family if plan.enforced or plan.family == "local" else "tool"
+    return plan.family if plan.enforced else "tool"

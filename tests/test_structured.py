@@ -562,3 +562,186 @@ def test_refusals_are_read_by_the_rung_that_they_are_about():
     for words, plan in itertools.product([*REFUSALS, FORCED, THINKING, STREAMING, STRICT], plans):
         found = capabilities.after(plan, words)
         assert found is None or found[0] != plan, (words, plan)
+
+
+# ---- what must not go wrong ------------------------------------------------------------------------------------
+
+TOOL_USE = "This model doesn't support tool use."
+CALLERS_MISTAKE = "The toolConfig field must be defined when using toolUse and toolResult content blocks."
+BAD_SCHEMA = (
+    "The model returned the following errors: output_config.format.schema: For 'object' type, x is not supported"
+)
+
+
+def both(ladder, asked):
+    """The answer whole, and folded from its stream."""
+    return [ladder.converse(**asked), collect(ladder.converse_stream(**asked)["stream"])]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("words", [TOOL_USE, THINKING, CALLERS_MISTAKE])
+def test_without_a_schema_nothing_is_sent_twice_nor_remembered(endpoint, ladder, words, stream):
+    endpoint.respond = lambda _: refused(words)
+    asked = {**request("Hi", model=NOVA), "toolConfig": {"tools": [tool()]}}
+    with pytest.raises(ClientError, match=words[:30]):
+        (ladder.converse_stream if stream else ladder.converse)(**asked)
+    assert len(endpoint.requests) == 1
+    assert rung(ladder.first(ask(NOVA))) == "tool"
+
+
+def test_a_mistake_of_the_caller_or_of_a_schema_says_nothing_about_the_model(endpoint, ladder):
+    endpoint.respond = lambda _: refused(CALLERS_MISTAKE)
+    with pytest.raises(ClientError):
+        ladder.converse(**ask(NOVA))
+    assert len(endpoint.requests) == 1
+    by_rung(endpoint, {"native": BAD_SCHEMA, "tool": answer(call(GOOD), stop="tool_use")})
+    ladder.converse(**ask(CLAUDE))
+    assert rung(ladder.first(ask(CLAUDE))) == "native"
+
+
+def test_tools_that_cannot_be_streamed_come_in_one_piece_on_any_model(endpoint, ladder):
+    def respond(_):
+        if endpoint.requests[-1].path.endswith("stream"):
+            return refused(STREAMING)
+        return answer("Let me see.", call({"n": 1}, "report"), stop="tool_use")
+
+    endpoint.respond = respond
+    asked = {**request("Hi", model=CLAUDE), "toolConfig": {"tools": [tool()]}}
+    response = ladder.converse_stream(**asked)
+    assert response.keys() == {"ResponseMetadata", "stream"}
+    events = list(response["stream"])
+    assert all(valid_event(event) for event in events)
+    whole = collect(events)
+    assert (text(whole), whole["stopReason"]) == ("Let me see.", "tool_use")
+
+
+def test_a_refusal_that_comes_as_the_first_event_is_read_too(endpoint, ladder):
+    from endpoint import broken, exception
+
+    endpoint.script.append(broken(0, exception("validationException", "Schema is too complex.")))
+    endpoint.script.append(answer(call(GOOD), stop="tool_use"))
+    assert data(collect(ladder.converse_stream(**ask(CLAUDE))["stream"]), INCIDENT) == GOOD
+    assert [rung(each.body) for each in endpoint.requests] == ["native", "tool"]
+
+
+def test_a_network_that_fails_is_told_as_it_is(endpoint, ladder):
+    from botocore.exceptions import HTTPClientError
+
+    from endpoint import CLOSED
+
+    endpoint.script.append(CLOSED)
+    with pytest.raises(HTTPClientError):
+        ladder.converse(**ask(CLAUDE))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (OPUS_5_5, {"type": "array"}, ["[1, 2]"], [1, 2]),
+        (OPUS_5_5, {"type": "array"}, ["Here:\n```json\n[1, 2]\n```"], [1, 2]),
+        (NOVA, {"type": "array"}, ["I will not call it: [1, 2]"], [1, 2]),
+        (CLAUDE, INCIDENT, ["```json\n" + json.dumps(GOOD) + "\n```"], GOOD),
+        (CLAUDE, INCIDENT, ["{" + json.dumps(GOOD) + "}"], GOOD),
+        (CLAUDE, {"type": "object"}, [json.dumps({"a": " " * 700})], {"a": " " * 700}),
+        (NOVA, INCIDENT, [call(GOOD), call({"service": "other"})], GOOD),
+        (NOVA, INCIDENT, [call(GOOD), call({"n": 1}, "report")], GOOD),
+    ],
+)
+def test_whole_or_streamed_the_same_answer_is_understood(endpoint, ladder, case):
+    model, schema, content, value = case
+    endpoint.respond = lambda _: answer(*content, stop="tool_use" if "toolUse" in content[-1] else "end_turn")
+    for response in both(ladder, ask(model, schema)):
+        assert response["stopReason"] == "end_turn"
+        assert data(response, schema) == value
+
+
+def test_a_list_that_was_written_as_a_text_is_read_where_it_can_be(endpoint, ladder):
+    endpoint.script.append(answer(call({"answer": "[1]"}), stop="tool_use"))
+    assert data(ladder.converse(**ask(NOVA, {"type": "array"})), {"type": "array"}) == [1]
+    endpoint.script.append(answer(call({"answer": "[1]"}), stop="tool_use"))
+    assert data(ladder.converse(**ask(NOVA, {"type": "string"})), {"type": "string"}) == "[1]"
+
+
+def test_text_that_is_no_json_is_not_lost_in_a_stream(endpoint, ladder):
+    endpoint.respond = lambda _: answer("I cannot do that.")
+    for model in (CLAUDE, NOVA, OPUS_5_5):
+        assert text(collect(ladder.converse_stream(**ask(model))["stream"])) == "I cannot do that."
+
+
+def test_another_tool_is_called_after_prose_on_every_rung(endpoint, ladder):
+    endpoint.respond = lambda _: answer("Let me look.", call({"n": 1}, "report"), stop="tool_use")
+    for model in (CLAUDE, NOVA, OPUS_5_5):
+        for response in both(ladder, {**ask(model), "toolConfig": {"tools": [tool()]}}):
+            assert response["stopReason"] == "tool_use", model
+            assert text(response) == "Let me look."
+            assert [block for block in response["output"]["message"]["content"] if "toolUse" in block]
+
+
+def test_a_whole_document_before_endless_white_space_is_an_answer(endpoint, ladder):
+    endpoint.script.append(answer(json.dumps(GOOD) + "\n" * 300, stop="max_tokens"))
+    assert data(ladder.converse(**ask(CLAUDE)), INCIDENT) == GOOD
+
+
+def test_a_call_that_nobody_asked_for_is_no_answer(endpoint, ladder):
+    endpoint.respond = lambda _: answer(call({"service": 1}), stop="tool_use")
+    with pytest.raises(InvalidAnswer):
+        data(ladder.converse(**ask(CLAUDE)), INCIDENT)
+
+
+def test_relearning_forgets_once_and_looking_forgets_nothing(endpoint, bedrock):
+    by_rung(endpoint, {"native": LASTING[0], "tool": answer(call(GOOD), stop="tool_use")})
+    Structured(bedrock).converse(**ask(CLAUDE))
+    again = Structured(bedrock, relearn=True)
+    assert rung(again.first(ask(CLAUDE))) == "native"
+    assert rung(Structured(bedrock).first(ask(CLAUDE))) == "tool"
+    endpoint.requests.clear()
+    again.converse(**ask(CLAUDE))
+    again.converse(**ask(CLAUDE))
+    assert [rung(each.body) for each in endpoint.requests] == ["native", "tool", "tool"]
+
+
+@pytest.mark.parametrize("model", [CLAUDE, NOVA, OPUS_5_5])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"messages": None},
+        {"messages": "Hi"},
+        {"messages": ["Hi"]},
+        {"messages": [{"role": "user", "content": "Hi"}]},
+        {"messages": [{"content": [{"text": "Hi"}]}]},
+        {"toolConfig": "x"},
+        {"toolConfig": None},
+        {"toolConfig": {"tools": 5}},
+        {"toolConfig": {"tools": [{"toolSpec": "x"}]}},
+        {"toolConfig": {"tools": [{"toolSpec": {"name": "a", "strict": True}}]}},
+        {"outputConfig": "x"},
+        {"outputConfig": None},
+        {"additionalModelRequestFields": "x", "outputConfig": 1},
+    ],
+)
+def test_what_is_no_request_is_refused_by_the_engine_below(endpoint, ladder, model, wrong):
+    from botocore.exceptions import ParamValidationError
+
+    for method in (ladder.converse, ladder.converse_stream):
+        with pytest.raises((ParamValidationError, ClientError)):
+            method(**{**ask(model), **wrong})
+
+
+def test_the_limits_are_those_of_the_schema_and_the_tools_together(endpoint, ladder, caplog):
+    endpoint.respond = lambda _: answer(json.dumps({}))
+    loose = {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(20)}}
+    big = {"toolSpec": {"name": "big", "inputSchema": {"json": loose}, "strict": True}}
+    ladder.converse(**ask(CLAUDE, loose), toolConfig={"tools": [big]})
+    sent = endpoint.requests[0].body
+    assert rung(sent) == "native"
+    assert "strict" not in sent["toolConfig"]["tools"][0]["toolSpec"]
+    assert "24" in caplog.text
+
+
+def test_a_strict_tool_with_constraints_that_are_only_checked_is_told_or_refused(endpoint, bedrock, caplog):
+    endpoint.respond = lambda _: answer("Hello")
+    asked = {**request("Hi", model=CLAUDE), "toolConfig": {"tools": [tool(strict=True)]}}
+    Structured(bedrock).converse(**asked)
+    assert "$.properties.n.minimum would be checked only" in caplog.text
+    with pytest.raises(NotEnforced, match=r"\$\.properties\.n\.minimum"):
+        Structured(bedrock, "enforced").converse(**asked)

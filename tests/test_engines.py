@@ -17,6 +17,8 @@ from bx.engines import Router
 from bx.engines.bedrock import Bedrock
 from bx.engines.echo import Echo
 from bx.instances import violation
+from bx.structured import Structured
+from bx.turns import Equipped
 from endpoint import answer
 
 SERVICE = ServiceModel(Loader().load_service_model("bedrock-runtime", "service-2"), "bedrock-runtime")
@@ -63,6 +65,18 @@ def bedrock(endpoint):
     engine.close()
 
 
+@pytest.fixture
+def structured(bedrock, private_home):
+    engine, _ = bedrock
+    return Structured(engine), "us.anthropic.claude-sonnet-4-6"
+
+
+@pytest.fixture
+def equipped(structured):
+    engine, model = structured
+    return Equipped(engine, []), model
+
+
 @pytest.fixture(scope="module")
 def loaded():
     from bx.engines.local import Local
@@ -77,7 +91,7 @@ def local(loaded, local_weights):
     return loaded, "local"
 
 
-@pytest.fixture(params=["echo", "router", "named", "boto3_client", "bedrock", "local"])
+@pytest.fixture(params=["echo", "router", "named", "boto3_client", "bedrock", "structured", "equipped", "local"])
 def engine(request):
     return request.getfixturevalue(request.param)
 

@@ -28,6 +28,10 @@ LINES = {
     "bx pull --from no": (["notes.txt"], ["incident.json"]),
     "bx completion ": (["bash", "fish", "zsh"], ["ask"]),
     "bx -m nova pu": ([], ["pull"]),
+    "bx schema che": (["check"], ["fix"]),
+    "bx schema check inc": (["incident.json"], ["notes.txt"]),
+    "bx schema check a --fo": (["--for", "--format"], ["--json"]),
+    "bx schema check a --for cl": (["claude"], ["nova"]),
 }
 
 

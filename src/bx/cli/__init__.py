@@ -43,7 +43,7 @@ def run() -> NoReturn:
     if "_ARGCOMPLETE" in os.environ:
         from bx.cli import completion
 
-        completion.complete(os.environ.get("COMP_LINE", ""))
+        completion.complete(os.environ)
     gc.set_threshold(100_000)  # starting makes objects that all stay: looking for garbage among them takes 10 ms
     use_utf8()
     os._exit(main(sys.argv[1:], Terminal()))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import MutableMapping
 
     from bx.cli.terminal import Terminal
 
@@ -33,19 +34,24 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     return 0
 
 
-def complete(line: str) -> None:
+def complete(environ: MutableMapping[str, str]) -> None:
     """Answer the shell that asks, through argcomplete's variables, how a line may go on; then leave."""
     import argcomplete
 
     from bx.cli import COMMANDS, parser
 
-    top = parser("ask")
-    first = [*line.split(), "", ""][1]
-    if any(name.startswith(first) for name in COMMANDS):  # a command is the first word, or none
-        commands = top.add_subparsers()
-        for name, about in COMMANDS.items():
-            commands.add_parser(name, help=about, parents=[parser(name)], add_help=False)
-    argcomplete.autocomplete(top, always_complete_options="long", default_completer=_files)  # type: ignore[arg-type] # a function is one too
+    line = environ.get("COMP_LINE", "")
+    _, first, rest = [*line.split(" ", 2), "", ""][:3] if line.count(" ") > 1 else ("", line.partition(" ")[2], None)
+    if first in COMMANDS and rest is not None:
+        environ["_ARGCOMPLETE"] = "2"  # the line's words count from the second one on
+        made = parser(first)
+    else:
+        made = parser("ask")
+        if any(name.startswith(first) for name in COMMANDS):  # a command is the first word, or none
+            commands = made.add_subparsers()
+            for name, about in COMMANDS.items():
+                commands.add_parser(name, help=about)
+    argcomplete.autocomplete(made, always_complete_options="long", default_completer=_files)  # type: ignore[arg-type] # a function is one too
 
 
 def _files(prefix: str, action: argparse.Action, **_: Any) -> list[str]:

@@ -577,7 +577,7 @@ def test_a_large_schema_is_sent_whole(tmp_path):
     [
         ("missing.json", "missing.json cannot be read: No such file"),
         ("", "cannot be read"),
-        (".", "cannot be read"),
+        (".", "is a folder"),
         ("{", "is not JSON"),
         ('{"type": "strin"}', "$.type"),
         ('{"type": "string", "pattern": "("}', "$.pattern"),

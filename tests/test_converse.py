@@ -184,6 +184,37 @@ def test_a_schema_that_is_none_is_a_value_error_with_the_place(schema, place):
         instances.violation({}, schema)
 
 
+def test_a_value_that_is_wrong_on_each_of_its_levels_is_judged_at_once():
+    schema = {"properties": {"a": {"$ref": "#"}}, "maxProperties": 0}
+    value = None
+    for _ in range(5_000):
+        value = {"a": value}
+    started = time.perf_counter()
+    with pytest.raises(ValueError, match="Recursion"):
+        instances.violation(value, schema)
+    assert time.perf_counter() - started < 1
+
+
+def test_a_lone_surrogate_is_a_violation_and_no_crash():
+    assert instances.violation("\ud800", {"type": "string"}).startswith("$: it holds half of a character")
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        ({"type": "objet"}, '$.type: "objet" is not a type; the types are object, array, string, number, integer, '),
+        (
+            {"items": {"type": ["a", "null"]}},
+            '$.items.type: ["a", "null"] is not a list of different types; the types',
+        ),
+        ({"properties": {"type": "string"}}, '$.properties.type: "string" is not of types "boolean", "object"'),
+        ({"type": "x" * 500}, f'$.type: "{"x" * 79}... is not a type'),
+    ],
+)
+def test_a_type_that_is_none_is_told_with_those_that_there_are(schema, told):
+    assert instances.invalid_schema(schema).startswith(told)
+
+
 def test_a_hostile_pattern_cannot_hang():
     started = time.monotonic()
     assert instances.violation("a" * 5000 + "!", {"pattern": "^(a+)+$"})

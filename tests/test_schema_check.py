@@ -49,6 +49,11 @@ def hostile():
         "ten megabytes": {"type": "string", "description": "a" * 10_000_000},
         "wide": closed(**{f"p{at}": {"type": "string", "maxLength": at} for at in range(20_000)}),
         "many branches": {"oneOf": [{"pattern": str(at)} for at in range(20_000)]},
+        "opposites": {
+            "anyOf": [{"not": {"$ref": "#/$defs/d"}} for _ in range(2_000)],
+            "$defs": {"d": {"anyOf": [{"type": "string", "maxLength": at} for at in range(2_000)]}},
+        },
+        "patterns": {"patternProperties": {f"^a{at}[x]": {"type": "string"} for at in range(5_000)}},
         "long pattern": {"type": "string", "pattern": "(" * 200 + "a{1,2}" * 20_000 + ")" * 200},
     }
 
@@ -58,6 +63,18 @@ OPTIONAL = {**closed(**{f"p{at}": {"type": "string"} for at in range(25)}), "req
 UNIONS = closed(**{f"p{at}": {"type": ["string", "null"]} for at in range(17)})
 OVERLAPPING = {"oneOf": [{"pattern": "a"}, {"pattern": "b"}]}
 IMPOSSIBLE = {"type": "object", "properties": {}, "required": ["a"], "additionalProperties": False}
+
+DRAFT_4 = {"$schema": "http://json-schema.org/draft-04/schema#"}
+TREE = {"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}}
+OVERLAPS = [("^a", "b$"), ("a", "b"), ("^a", "^ab"), ("^x-", "^y", "^x-y"), ("a[$]", r"\^b")]
+APART = [("^a", "^b"), ("^a$", "^ab$"), ("^[a-m]", "^[n-z]"), ("^a$", "b")]
+UNSAID = [
+    {"propertyNames": {"maxLength": 3}, "patternProperties": {"^a": {}}},
+    {"propertyNames": {"pattern": "^a"}, "properties": {"a": {"type": "null"}}},
+    {"propertyNames": {"enum": ["a"], "maxLength": 3}},
+    {"propertyNames": {"type": "integer"}},
+    {"propertyNames": False},
+]
 
 # Rule, family, a schema that provokes it, and where.
 PROVOKING = [
@@ -76,6 +93,20 @@ PROVOKING = [
     ("empty-range", "tool", {"type": "integer", "minimum": 3, "maximum": 2}, "$.minimum"),
     ("empty-range", "local", {"type": "number", "exclusiveMinimum": 2, "maximum": 2}, "$.exclusiveMinimum"),
     ("empty-range", "local", {"type": "number", "minimum": 2, "exclusiveMaximum": 2}, "$.minimum"),
+    (
+        "empty-range",
+        "tool",
+        {"type": "integer", "minimum": 5, "exclusiveMinimum": True, "maximum": 5} | DRAFT_4,
+        None,
+    ),
+    (
+        "empty-range",
+        "tool",
+        {"type": "integer", "minimum": 5, "exclusiveMaximum": True, "maximum": 5} | DRAFT_4,
+        None,
+    ),
+    ("not-anything", "local", closed(a={"not": {}}), "$.properties.a.not"),
+    ("not-anything", "tool", {"not": True}, "$.not"),
     ("contradicting-values", "claude", {"enum": ["a", "b"], "const": "c"}, "$.const"),
     ("contradicting-values", "open-weight", {"type": "integer", "enum": ["a", 1.5, True]}, "$.enum"),
     ("contradicting-values", "tool", {"const": True, "enum": [1]}, "$.const"),
@@ -114,7 +145,13 @@ PROVOKING = [
     ("pattern-unlisted", "open-weight", {"type": "string", "pattern": "a"}, "$.pattern"),
     ("pattern-local", "local", {"type": "string", "pattern": "(?=a)"}, "$.pattern"),
     ("pattern-local", "local", {"patternProperties": {"(?<!a)b": {}}}, "$.patternProperties"),
+    ("size-local", "local", {"type": "string", "description": "ä" * 100_000}, "$"),
+    *(("overlap-local", "local", {"patternProperties": {key: {} for key in names}}, None) for names in OVERLAPS),
     ("opposite-local", "local", {"not": {"pattern": "^a"}}, "$.not"),
+    ("opposite-local", "local", {"not": {"$ref": "#/$defs/a"}, "$defs": {"a": {"pattern": "^a"}}}, "$.not"),
+    ("opposite-local", "local", {"not": {"$ref": "#/$defs/a"}, "$defs": {"a": TREE}}, "$.not"),
+    *(("keys-local", "local", {**closed(), **more}, "$.propertyNames") for more in UNSAID),
+    ("unevaluated-local", "local", {"contains": {"type": "null"}, "unevaluatedItems": False}, None),
     ("opposite-local", "local", {"if": {"pattern": "^a"}, "then": {"minLength": 2}}, "$.if"),
     ("keys-local", "local", {"propertyNames": {"format": "uri"}}, "$.propertyNames"),
     ("unevaluated-local", "local", {"allOf": [{}], "unevaluatedProperties": False}, "$.unevaluatedProperties"),
@@ -238,6 +275,49 @@ def test_the_documented_subset_is_taken_by_every_family(family):
     assert [finding for finding in check(schema, family) if finding.level == "refused"] == []
 
 
+@pytest.mark.parametrize("names", APART)
+def test_patterns_that_may_be_apart_are_left_to_the_engine(names):
+    assert check({"type": "object", "patternProperties": {key: {} for key in names}}, "local") == []
+
+
+UNUSED = {"a": {"not": {"pattern": "a"}}, "b": {"items": {"maxContains": 1, "contains": {"pattern": "(?=a)"}}}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "$defs": UNUSED},
+        {"anyOf": [{"not": {}}, {"type": "null"}]},
+        {"not": {"$ref": "#/$defs/a"}, "$defs": {"a": {"type": "string"}}},
+        closed() | {"propertyNames": {"maxLength": 3}},
+        closed() | {"propertyNames": {"enum": ["a"]}},
+        closed() | {"propertyNames": {"pattern": "^a"}, "properties": {}},
+        {"type": "string", "description": "a" * 99_900},
+    ],
+)
+def test_what_the_embedded_grammar_can_say_or_never_meets_is_not_found(schema):
+    assert check(schema, "local") == []
+
+
+def test_what_is_not_found_is_compiled_by_the_engine_and_what_is_refused_is_not():
+    from llguidance import LLMatcher
+
+    from bx import grammar
+
+    found = [(schema, check(schema, "local")) for _, family, schema, _ in PROVOKING if family == "local"]
+    found += [(schema, []) for schema in ({"patternProperties": {key: {} for key in names}} for names in APART)]
+    for schema, findings in found:
+        if not any(finding.level == "refused" for finding in findings):
+            last = [*grammar.candidates(schema)][-1]
+            assert not LLMatcher.validate_grammar_with_warnings(last)[0], schema
+    for schema in ({"patternProperties": {key: {} for key in names}} for names in OVERLAPS):
+        for text in grammar.candidates(schema):
+            assert LLMatcher.validate_grammar_with_warnings(text)[0], schema
+    for more in UNSAID:
+        for text in grammar.candidates({**closed(), **more}):
+            assert LLMatcher.validate_grammar_with_warnings(text)[0], more
+
+
 def test_a_tool_takes_nearly_everything_and_says_once_that_nothing_is_enforced():
     schema = {"type": "object", "patternProperties": {"a": {"not": {"minLength": 3}}}, "x": 1}
     assert [finding.rule for finding in check(schema, "tool")] == ["nothing-enforced"]
@@ -257,7 +337,19 @@ def test_the_listed_formats_are_taken(word):
 
 
 @pytest.mark.parametrize(
-    "pattern", [r"^\d+\.\w*\s?$", "[^(?=\\]]", r"(a|b){2,5}", "a{3}", r"\\b", "(?:a)", "ü+", "{x}"]
+    "pattern",
+    [
+        r"^\d+\.\w*\s?$",
+        r"[\\p]",
+        "(a{10}|b){10}c{100}(d{100})",
+        "[^(?=\\]]",
+        r"(a|b){2,5}",
+        "a{3}",
+        r"\\b",
+        "(?:a)",
+        "ü+",
+        "{x}",
+    ],
 )
 def test_simple_patterns_are_taken(pattern):
     assert conditions.irregular(pattern) is None
@@ -273,6 +365,11 @@ def test_simple_patterns_are_taken(pattern):
         (r"a\B", "word boundary"),
         ("a{1,1000}", "large repetition"),
         ("a{99999999999999999999999}", "large repetition"),
+        ("(a{100}){100}", "large repetition ({100})"),
+        ("((ab{5}|c){20}x){2,}", "large repetition ({2,})"),
+        ("(a{99999}){99999}{99999}", "large repetition"),
+        (r"[\p{L}]", "Unicode class"),
+        (r"[a\\\P{L}]", "Unicode class"),
         (r"\p{L}", "Unicode class"),
         ("(?i)a", "flag"),
     ],
@@ -316,6 +413,11 @@ for _ in range(100_000):
         ({"\udfff": 1}, "$: the schema holds a lone surrogate"),
         ({"enum": [{1}]}, "$: the schema holds"),
         (hostile()["doubling"], "$: references hold one value against more than 20000 schemas"),
+        (
+            closed(a={"$ref": "#/x"}) | {"x": {"type": "array", "minItems": "five"}},
+            "$.properties.a.$ref: the reference '#/x' leads to where no schema is looked for",
+        ),
+        ({"$ref": "#/enum/0", "enum": [{"items": 5}]}, "$.$ref: the reference '#/enum/0'"),
         (chain(20_000), "$: 20000 references over"),
     ],
 )
@@ -341,7 +443,7 @@ def test_a_hostile_schema_neither_hangs_nor_crashes(name):
     try:
         well_formed(schema)
     except InvalidSchema:
-        assert name in ("long pattern", "doubling")
+        assert name in ("long pattern", "doubling", "opposites")
     for family in FAMILIES:
         check(schema, family)
     assert time.perf_counter() - started < 15

@@ -113,6 +113,34 @@ def test_a_misspelt_type_is_guessed():
     assert str(caught.value).split("\n")[1:] == ["  minutes integr", "          ^"]
 
 
+@pytest.mark.parametrize(
+    ("text", "advised", "marked"),
+    [
+        ("x list[int]", "int[]", 2),
+        ("x List[Incident]", "str[]", 2),
+        ("x: array", "str[]", 3),
+        ("x Optional[int]", "int|null", 2),
+        ("x Optional[int]", "name? int", 2),
+        ("x int?", "name? int", 5),
+        ("x dict[str, int]", "{name, minutes int}", 2),
+        ("x Union[int, str]", "a|b", 2),
+    ],
+)
+def test_what_other_languages_write_is_told_in_the_spelling_of_this_one(text, advised, marked):
+    with pytest.raises(concise.ConciseError) as caught:
+        concise.parse(text)
+    assert advised in caught.value.fix
+    assert str(caught.value).split("\n")[-1] == "  " + " " * marked + "^"
+
+
+def test_the_advice_on_types_is_short():
+    for text in ("x qqqqqq", "x :|"):
+        with pytest.raises(concise.ConciseError) as caught:
+            concise.parse(text)
+        assert "Types are str, int," in caught.value.fix
+        assert len(caught.value.fix) < 160
+
+
 def test_a_long_line_is_cut_around_the_caret():
     with pytest.raises(concise.ConciseError) as caught:
         concise.parse(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -178,3 +179,24 @@ def test_most_schemas_of_a_public_corpus_have_an_example():
         except NoExample:
             continue
     assert found >= 0.97 * len(schemas)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda at: {"properties": {f"p{at}": {"type": "string"}}, "required": [f"p{at}"]},
+        lambda at: {"properties": {f"p{at}": {}}},
+        lambda at: {"required": [f"p{at}"]},
+        lambda at: {"title": str(at), "minLength": at % 7},
+    ],
+)
+def test_thousands_of_parts_take_a_short_time(part):
+    started = time.perf_counter()
+    with contextlib.suppress(NoExample):
+        example({"allOf": [part(at) for at in range(8_000)]})
+    assert time.perf_counter() - started < 4
+
+
+def test_hundreds_of_parts_have_an_example():
+    parts = [{"properties": {f"p{at}": {"type": "null"}}, "required": [f"p{at}"]} for at in range(300)]
+    assert len(example({"allOf": parts})) == 300

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bx.instances import violation
+from bx.schema import words
 from bx.schema.check import FAMILIES, InvalidSchema, check, counts
 from bx.schema.fix import Unfixable, fix, restore
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = Path(os.environ.get("BX_JSONSCHEMABENCH", ROOT.parent / "shared" / "jsonschemabench" / "sample.jsonl"))
 TEXT = {"type": "string"}
+B = {"const": "B"}
+TEXTS_7 = {"$schema": "http://json-schema.org/draft-07/schema#", "definitions": {"s": {"type": "string"}}}
+MATCHED = {
+    "properties": {"b": B},
+    "patternProperties": {"^x-": TEXT},
+    "additionalProperties": {"const": "A"},
+}
 NULL = {"type": "null"}
 
 
@@ -231,6 +240,70 @@ def test_references_that_double_are_not_written_out_for_ever():
         fix({"allOf": [{"$ref": "#/$defs/d0"}], "$defs": long}, "claude")
 
 
+def nested(count):
+    links = {f"d{at}": closed(a={"allOf": [{"$ref": f"#/$defs/d{at + 1}"}]}) for at in range(count)}
+    return {"allOf": [{"$ref": "#/$defs/d0"}], "$defs": links | {f"d{count}": TEXT}}
+
+
+def test_references_that_lead_deeper_and_deeper_are_not_written_out_for_ever():
+    assert fixed(nested(20))["properties"]["a"]["properties"]["a"]["type"] == "object"
+    for schema in (
+        nested(1_000),
+        {**nested(200), "description": "a"},
+    ):
+        with pytest.raises(Unfixable, match=r"more than 100 levels once references are written out"):
+            fix(schema, "claude")
+
+
+def test_a_part_that_nothing_satisfies_leaves_the_count_of_references_as_it_was():
+    never = {"allOf": [{"$ref": "#/$defs/text"}, {"$ref": "#/$defs/null"}]}
+    choices = [{"allOf": [{"$ref": "#/$defs/never"}], "title": str(at)} for at in range(60)]
+    schema = {"anyOf": [*choices, TEXT], "$defs": {"text": TEXT, "null": NULL, "never": never}}
+    assert fixed(schema) == TEXT
+
+
+def test_merging_takes_no_more_than_linear_time_or_is_refused():
+    values = [str(at) for at in range(20_000)]
+    both = {"allOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]}
+    started = time.perf_counter()
+    many = fixed({**both, "$defs": {"a": {"enum": values}, "b": {"enum": [*values[::-1], True, 1.0]}}})
+    assert many == {"enum": values}
+    parts = {"allOf": [optional(**{f"p{at}": TEXT}) for at in range(20_000)]}
+    with pytest.raises(Unfixable) as refused:
+        fix(parts, "claude")
+    assert "reference" not in str(refused.value) + refused.value.fix
+    assert fixed({"allOf": [{"$comment": str(at)} for at in range(4_000)] + [TEXT]})["type"] == "string"
+    assert time.perf_counter() - started < 10
+
+
+def test_listed_values_are_merged_as_json_tells_them_apart():
+    assert fixed({"allOf": [{"enum": [1, True, "1", 0]}, {"enum": [1.0, False, "1"]}], "$comment": ""}) == {
+        "enum": [1, "1"]
+    }
+
+
+def test_a_schema_that_is_too_large_without_references_is_not_told_of_any():
+    schema = closed(**{f"p{at}": {"type": "string", "maxLength": 9} for at in range(21_000)})
+    with pytest.raises(Unfixable) as refused:
+        fix(schema, "claude")
+    assert "reference" not in str(refused.value) + refused.value.fix
+
+
+@pytest.mark.parametrize(
+    ("texts", "whole"),
+    [
+        (["how long", "At least 0."], "how long. At least 0."),
+        (["How long?", "At least 0."], "How long? At least 0."),
+        (["in minutes:\n", "At least 0."], "in minutes: At least 0."),
+        (["一分钟。", "At least 0."], "一分钟。 At least 0."),
+        (["how long", "how long", None, "", " "], "how long"),
+        (["  "], ""),
+    ],
+)
+def test_sentences_are_joined_with_an_end_each(texts, whole):
+    assert words.joined(*texts) == whole
+
+
 # ---- the way back -----------------------------------------------------------------------------------------------
 
 
@@ -255,6 +328,15 @@ def test_references_that_double_are_not_written_out_for_ever():
         ({"enum": ["ab", "aB"]}, "AB", "AB"),
         (closed(a={"const": "OK"}), {"a": "ok"}, {"a": "OK"}),
         ({"anyOf": [{"const": "Yes"}, {"const": "No"}]}, "no", "No"),
+        (
+            closed(a={"$ref": "#/definitions/s", "enum": ["A"]}, b=B) | TEXTS_7,
+            {"a": "a", "b": "b"},
+            {"a": "a", "b": "B"},
+        ),
+        (closed(a={"$ref": "#/$defs/s", "enum": ["A"]}) | {"$defs": {"s": TEXT}}, {"a": "a"}, {"a": "A"}),
+        (MATCHED, {"x-a": "a", "a": "a", "b": "b"}, {"x-a": "a", "a": "A", "b": "B"}),
+        ({"anyOf": [{**MATCHED, "required": ["b"]}, NULL]}, {"x-a": "a", "b": "b"}, {"x-a": "a", "b": "B"}),
+        ({"patternProperties": {"^x": B}}, {"x": "b", "y": "b"}, {"x": "B", "y": "b"}),
         ({"type": "array", "prefixItems": [{"const": "A"}], "items": {"const": "B"}}, ["a", "b"], ["A", "B"]),
     ],
 )

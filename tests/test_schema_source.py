@@ -108,7 +108,9 @@ def test_the_concise_form_is_read_from_the_same_places(tmp_path, monkeypatch):
     assert read("count:int") == concise.parse("count int")
     assert read("s:a|b") == concise.parse("s a|b")
     (tmp_path / "name").mkdir()
-    assert read("name") == concise.parse("name")
+    assert read("name str") == concise.parse("name")
+    with pytest.raises(source.SchemaError, match="name is a folder"):
+        read("name")
     assert read('cause "what/why"')["properties"]["cause"]["description"] == "what/why"
 
 
@@ -119,7 +121,12 @@ def test_the_concise_form_is_read_from_the_same_places(tmp_path, monkeypatch):
         ("incident.schema", "incident.schema cannot be read: No such file"),
         ("some/where", "some/where cannot be read: No such file"),
         ("", "cannot be read"),
-        (".", "cannot be read"),
+        (".", "is a folder"),
+        ("true", "a schema is needed"),
+        ("null", "a schema is needed"),
+        ("5", "a schema is needed"),
+        ('"name"', "a schema is needed"),
+        ("[1]", "a schema is needed"),
         ("a/\0", "cannot be read"),
         ("{", "is not JSON"),
         ('{"a": NaN}', "NaN is not a JSON value"),
@@ -180,6 +187,44 @@ def test_a_module_of_the_current_folder_is_imported_and_leaves_no_trace(tmp_path
     assert capsys.readouterr() == ("", "loading\n")
     with pytest.raises(source.SchemaError, match="shop_broken cannot be imported: SystemExit: 3"):
         read("shop_broken:Item")
+
+
+@pytest.mark.parametrize(
+    ("given", "advised"),
+    [("models.py:D", "models:D"), ("./pkg/models.py:A.b", "pkg.models:A.b"), (r".\pkg\models.py:A", "pkg.models:A")],
+)
+def test_a_python_file_is_no_module_and_the_right_spelling_is_advised(given, advised):
+    with pytest.raises(source.SchemaError) as caught:
+        read(given)
+    assert caught.value.fix == f"Write {advised}"
+
+
+def test_code_of_a_module_can_neither_end_the_process_nor_write_to_stdout(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hooked.py").write_text(
+        "import pydantic\n"
+        "class Dumb(Exception):\n    def __str__(self): raise RuntimeError\n"
+        "def model(raised):\n"
+        "    class Model(pydantic.BaseModel):\n"
+        "        name: str\n"
+        "        @classmethod\n"
+        "        def __get_pydantic_json_schema__(cls, core, handler):\n"
+        "            print('in a hook')\n"
+        "            if raised: raise raised\n"
+        "            return handler(core)\n"
+        "    return Model\n"
+        "Loud, Ending, Closing, Failing, Silent, Odd = map(model, (\n"
+        "    None, SystemExit(0), GeneratorExit(), ValueError('no'), Dumb(), BaseException('odd')))\n"
+        "def __getattr__(name):\n    print('asked')\n    raise SystemExit(4)\n"
+    )
+    (tmp_path / "closing.py").write_text("raise GeneratorExit")
+    assert read("hooked:Loud")["required"] == ["name"]
+    for name in ("Ending", "Closing", "Failing", "Silent", "Odd", "missing"):
+        with pytest.raises(source.SchemaError):
+            read(f"hooked:{name}")
+    with pytest.raises(source.SchemaError, match="closing cannot be imported: GeneratorExit"):
+        read("closing:Name")
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+_TYPES = "object, array, string, number, integer, boolean and null"
+_LONGEST = 80  # characters of a wrong value that are shown
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -58,8 +60,13 @@ def checker(schema: dict[str, Any]) -> Callable[[Any], str | None]:
         raise ValueError(f"not a valid JSON Schema: {cause}") from None
 
     def broken(value: Any) -> str | None:
-        first = next(iter(validator.iter_errors(value)), None)
-        return None if first is None else f"{json_path([*first.instance_path])}: {first.message}"
+        try:
+            validator.validate(value)  # up to the first violation: each of all quotes the value, which is quadratic
+        except jsonschema_rs.ValidationError as first:
+            return f"{json_path([*first.instance_path])}: {first.message}"
+        except UnicodeEncodeError:
+            return "$: it holds half of a character (a lone surrogate), which is no text"
+        return None
 
     return broken
 
@@ -80,7 +87,18 @@ def invalid_schema(schema: Any) -> str | None:
         first = next(iter(meta.iter_errors(schema)), None)
     except ValueError as cause:
         return f"$: {cause}"
-    return None if first is None else f"{json_path([*first.instance_path])}: {first.message}"
+    if first is None:
+        return None
+    path = [*first.instance_path]
+    is_type = path[-1:] == ["type"] and path[-2:-1] != ["dependencies"] and "anyOf" in first.message
+    return f"{json_path(path)}: {_no_type(first.instance) if is_type else first.message}"
+
+
+def _no_type(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    missed = "a list of different types" if isinstance(value, list) else "a type"
+    return f"{shown} is not {missed}; the types are {_TYPES}"
 
 
 def json_path(steps: Iterable[str | int]) -> str:

@@ -55,6 +55,7 @@ class _Rules(NamedTuple):
     of_bools: dict[bool, list[dict[str, Any]]]
     listed: frozenset[str] | None
     formats: frozenset[str]
+    most: dict[str, int]
 
 
 # ---- whether it is a schema -----------------------------------------------------------------------------------
@@ -80,12 +81,23 @@ def well_formed(schema: Any) -> None:
         raise InvalidSchema(f"$: the schema holds what JSON cannot ({cause})", "Use JSON values only") from None
     if reason := invalid_schema(schema):
         raise InvalidSchema(reason, "Correct the schema at that place")
+    _check_targets(schema)
     targets = {node["$ref"] for _, node in walk.nodes(schema) if "$ref" in node}
     if len(targets) * deep > _MOST_REFERENCES:
         raise InvalidSchema(f"$: {len(targets)} references over {deep} levels are too many", "Use fewer definitions")
-    if targets and conditions.combined(schema) > _MOST_COMBINED:
+    if targets and walk.combined(schema) > _MOST_COMBINED:
         advice = "Refer to each definition fewer times"
         raise InvalidSchema(f"$: references hold one value against more than {_MOST_COMBINED} schemas", advice)
+
+
+def _check_targets(schema: Any) -> None:
+    """Refuse references to where no schema is looked for: nothing would check what they lead to."""
+    known = {id(node) for _, node in walk.nodes(schema)}
+    for path, node in walk.nodes(schema):
+        target = walk.referred(schema, node.get("$ref"))
+        if isinstance(target, dict) and id(target) not in known:
+            why = f"the reference {node['$ref']!r} leads to where no schema is looked for"
+            raise InvalidSchema(f"{place((*path, '$ref'))}: {why}", "Move what it refers to into `$defs`")
 
 
 # ---- findings -------------------------------------------------------------------------------------------------
@@ -94,18 +106,24 @@ def well_formed(schema: Any) -> None:
 def check(schema: Any, family: str) -> list[Finding]:
     """Compare a well-formed schema with what a family takes; findings come in the order of the document."""
     rules = _rules(family)
-    document = _document(schema, rules, counts(schema) if family == "claude" else {})
+    document = _document(schema, rules, _counted(schema, rules.most))
     if isinstance(schema, bool):
         return [_finding(rule, (), family, {"keyword": rule["about"]}) for rule in rules.of_bools[schema]]
     found = _of_root(schema, rules, document, family)
     reported: set[str] = set()
     inevitable = {id(schema)}
+    reached = None
+    if family == "local":
+        reached = walk.reached(schema)
+        document = document._replace(unopposed=conditions.unopposed(schema, document.recursive))
     for path, node in walk.nodes(schema):
         for rule, steps, keyword in _matching(node, rules):
             quoted = _asked(rule, node, keyword, document)
             if quoted is None or rule["name"] in reported:
                 continue
             if family in rule.get("inevitable", ()) and id(node) not in inevitable:
+                continue
+            if reached is not None and id(node) not in reached and keyword != "$ref":
                 continue
             if rule.get("once"):
                 reported.add(rule["name"])
@@ -146,6 +164,13 @@ def counts(schema: Any) -> dict[str, int]:
     return {"optional": optional, "union": union}
 
 
+def _counted(schema: Any, most: dict[str, int]) -> dict[str, int]:
+    """Count what a family limits."""
+    if "characters" in most:
+        return {"characters": len(json.dumps(schema, ensure_ascii=False))}
+    return counts(schema) if most else {}
+
+
 def remedy(rule: str) -> str:
     """Return what `bx.schema.fix` does about a rule: describe, drop, reshape, refuse or none."""
     return _remedies()[rule]
@@ -168,9 +193,9 @@ def place(path: walk.Path) -> str:
 
 
 def _document(schema: Any, rules: _Rules, counted: dict[str, int]) -> Document:
-    recursive = conditions.looping(schema)
-    circular = conditions.looping(schema, in_place=True) if recursive else recursive
-    return Document(schema, rules.formats, recursive, circular, counted)
+    recursive = walk.looping(schema)
+    circular = walk.looping(schema, in_place=True) if recursive else recursive
+    return Document(schema, rules.formats, recursive, circular, counted, rules.most)
 
 
 def _of_root(root: dict[str, Any], rules: _Rules, document: Document, family: str) -> list[Finding]:
@@ -248,4 +273,5 @@ def _rules(family: str) -> _Rules:
         elif "about" in rule:
             (roots if rule.get("once") else nodes).append(rule)
     listed = frozenset(table["listed"][family]) if family in table["listed"] else None
-    return _Rules(by_keyword, roots, nodes, bools, listed, frozenset(table["formats"].get(family, ())))
+    formats = frozenset(table["formats"].get(family, ()))
+    return _Rules(by_keyword, roots, nodes, bools, listed, formats, table["most"].get(family, {}))

@@ -24,6 +24,14 @@ _PLAIN = {
     "number": "number", "bool": "boolean", "boolean": "boolean", "null": "null",
 }  # fmt: skip
 TYPES = (*_PLAIN, *_FORMATS)
+_SOME = "Types are str, int, float, bool, null, and formats such as date, datetime, email, url"
+# What other languages call it -> how it is written here.
+_OTHERWISE = {
+    **dict.fromkeys(("list", "array", "set", "tuple", "sequence"), "A list is written {0}[]"),
+    "optional": "Write {0}|null for a value that may be null, and name? {0} for a field that may be left out",
+    **dict.fromkeys(("dict", "object", "map"), "An object is written with its fields: {{name, minutes int}}"),
+    **dict.fromkeys(("union", "literal", "enum"), "Choices are written a|b, and a value that may be null {0}|null"),
+}
 
 # Brackets within brackets, and `[]` in a row: together at most 80 levels of a schema, of which 100 can be used.
 _DEEPEST, _MOST_LISTS = 10, 3
@@ -141,6 +149,8 @@ class _Reader:
         if closing == ")":
             wanted = "| or )"
         fix = 'A field is a name, a type and a description in double quotes: minutes int "of downtime"'
+        if token.kind == "?":
+            fix = "The ? stands after the name of a field that may be left out: name? int"
         return self._error(f"Expected {wanted} here, not {_shown(token)}", fix, token)
 
     # ---- the grammar ------------------------------------------------------------------------------------------
@@ -215,7 +225,7 @@ class _Reader:
         if token.kind == "[":
             return self._suffixed(self._array())
         if token.kind not in ("{", "("):
-            raise self._error(f"Expected a type here, not {_shown(token)}", f"Types are: {', '.join(TYPES)}", token)
+            raise self._error(f"Expected a type here, not {_shown(token)}", _SOME, token)
         self._open(self._next())
         found = self._object("}") if token.kind == "{" else self._type()
         self._close(token)
@@ -258,10 +268,16 @@ class _Reader:
             return {"type": "string", "format": _FORMATS[unit.text]}
         if unit.kind == "word" and unit.text in _PLAIN:
             return {"type": _PLAIN[unit.text]}
-        close = difflib.get_close_matches(unit.text[:20].lower(), TYPES, 1)
+        raise self._error(f"An unknown type {_shown(unit)}", self._spelling(unit.text), unit)
+
+    def _spelling(self, word: str) -> str:
+        """Advise on a word that is no type, and was read last."""
+        if word.lower() in _OTHERWISE:
+            inner = self._peek(1).text if self._peek().kind == "[" and is_type(self._peek(1).text) else "str"
+            return _OTHERWISE[word.lower()].format(inner)
+        close = difflib.get_close_matches(word[:20].lower(), TYPES, 1)
         guess = f"Did you mean {close[0]}? " if close else ""
-        fix = f"{guess}Types are: {', '.join(TYPES)}; choices are written a|b, and (a|b)[] for a list of them"
-        raise self._error(f"An unknown type {_shown(unit)}", fix, unit)
+        return f"{guess}{_SOME}; choices are written a|b, and (a|b)[] for a list of them"
 
     def _union(self, units: list[_Token | dict[str, Any]]) -> dict[str, Any]:
         """Make the schema of `a|b|c`, which are choices, or of `type|null`."""

@@ -6,6 +6,7 @@ what the finding may quote. Each takes linear time. This module knows no model a
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -46,102 +47,29 @@ class Document(NamedTuple):
     recursive: frozenset[int]  # the ids of the schemas whose reference leads back to them
     circular: frozenset[int]  # the same, with nothing but references and combinations between
     counts: dict[str, int]
+    most: dict[str, int]  # the family's limits of the counts
+    unopposed: frozenset[int] = frozenset()  # the ids of the schemas whose opposite is not known
 
 
 # ---- references -----------------------------------------------------------------------------------------------
 
-
-def is_internal(reference: str) -> bool:
-    """Whether a reference is a JSON Pointer within the document."""
-    return reference == "#" or reference.startswith("#/")
+referred = walk.referred
 
 
-def referred(root: Any, reference: Any) -> Any:
-    """Return what a reference leads to, or None where it leads nowhere, or to no schema."""
-    if not isinstance(reference, str) or not is_internal(reference):
-        return None
-    try:
-        found = walk.target(root, reference)
-    except LookupError:
-        return None
-    return found if isinstance(found, (dict, bool)) else None
-
-
-def looping(root: Any, *, in_place: bool = False) -> frozenset[int]:
-    """Find the ids of the schemas with a reference that leads back to them.
-
-    Args:
-        root: the whole schema.
-        in_place: count only steps that stay at the same value: references and combinations.
-    """
-    edges, referring = _edges(root, in_place=in_place)
-    if not referring:
-        return frozenset()
-    return frozenset(referring & edges.keys() - _peeled(edges).keys() - _peeled(_turned(edges)).keys())
-
-
-def combined(root: Any) -> int:
-    """Count the schemas that one value is held against at most, where references lead to the same ones many times."""
-    edges, referring = _edges(root, in_place=True)
-    return max(_peeled(edges).values(), default=0) if referring else 0
-
-
-def _edges(root: Any, *, in_place: bool) -> tuple[dict[int, list[int]], set[int]]:
-    """Return which schemas lead to which, by their ids, and those that do so by reference."""
-    edges: dict[int, list[int]] = {}
-    referring: set[int] = set()
-    left = [root] if isinstance(root, dict) else []
-    while left:
-        node = left.pop()
-        if id(node) in edges:
-            continue
-        children = [(steps[0], child) for steps, child in walk.children(node) if isinstance(child, dict)]
-        inside = [child for keyword, child in children if not in_place or keyword in _IN_PLACE]
-        if "$ref" in node:
-            referring.add(id(node))
-            target = referred(root, node["$ref"])
-            inside += [target] if isinstance(target, dict) else []
-        edges[id(node)] = [id(child) for child in inside]
-        left += [*inside, *(child for _, child in children)]
-    return edges, referring
-
-
-def _turned(edges: dict[int, list[int]]) -> dict[int, list[int]]:
-    turned: dict[int, list[int]] = {node: [] for node in edges}
-    for node, inside in edges.items():
-        for child in inside:
-            turned[child].append(node)
-    return turned
-
-
-def _peeled(edges: dict[int, list[int]]) -> dict[int, int]:
-    """Take away, again and again, what leads nowhere: returns all that leads to no circle, with its ways on."""
-    above = _turned(edges)
-    open_edges = {node: len(inside) for node, inside in edges.items()}
-    ends = [node for node, count in open_edges.items() if not count]
-    ways: dict[int, int] = {}
-    while ends:
-        end = ends.pop()
-        ways[end] = min(1 + sum(ways[child] for child in edges[end]), _COUNTED)
-        for node in above[end]:
-            open_edges[node] -= 1
-            if not open_edges[node]:
-                ends.append(node)
-    return ways
-
-
-_COUNTED = 10**9  # more need not be told apart
-_IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else")
+def refs_stand_alone(root: Any) -> bool:
+    """Whether nothing counts beside `$ref`: so it was before Draft 2019-09."""
+    draft = str(root.get("$schema", "")) if isinstance(root, dict) else ""
+    return any(old in draft for old in ("draft-03", "draft-04", "draft-06", "draft-07"))
 
 
 def _external(node: Schema, keyword: str, document: Document) -> str | None:
     del document
-    return None if is_internal(node[keyword]) else repr(node[keyword])
+    return None if walk.is_internal(node[keyword]) else repr(node[keyword])
 
 
 def _dangling(node: Schema, keyword: str, document: Document) -> str | None:
     reference = node[keyword]
-    return repr(reference) if is_internal(reference) and referred(document.root, reference) is None else None
+    return repr(reference) if walk.is_internal(reference) and referred(document.root, reference) is None else None
 
 
 # ---- values and types -----------------------------------------------------------------------------------------
@@ -165,7 +93,18 @@ def is_type(value: Any, name: str) -> bool:
 
 def same(one: Any, other: Any) -> bool:
     """Whether two JSON values are equal: unlike in Python, true is not 1."""
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+    return bool(one == other) and key(one) == key(other)
+
+
+def key(value: Any) -> str:
+    """Spell a JSON value so that equal values are spelled alike: 1 and 1.0 are equal, 1 and true are not."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, list):
+        return f"[{','.join(map(key, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{json.dumps(name)}:{key(value[name])}' for name in sorted(value))}}}"
+    return json.dumps(value)
 
 
 def is_object(node: Schema) -> bool:
@@ -208,7 +147,8 @@ def empty_range(node: Schema, keyword: str) -> str | None:
     lower, most, below = node[keyword], node.get("maximum"), node.get("exclusiveMaximum")
     if isinstance(lower, bool):  # Draft 4: `minimum` and `maximum` with a flag beside them
         return None
-    if most is not None and (lower > most or (keyword == "exclusiveMinimum" and lower == most)):
+    is_open = keyword == "exclusiveMinimum" or node.get("exclusiveMinimum") is True or below is True
+    if most is not None and (lower > most or (is_open and lower == most)):
         return keyword
     return keyword if below is not None and not isinstance(below, bool) and lower >= below else None
 
@@ -240,24 +180,41 @@ def disjoint(root: Any, branches: list[Any]) -> bool:
     return True
 
 
-def has_opposite(schema: Any) -> bool:
-    """Whether the embedded grammar knows what a schema leaves out, as far as its keywords tell."""
-    return all(
-        not node.keys() & _WITHOUT_OPPOSITE
-        and "integer" not in types(node)
-        and not ("$ref" in node and len(node) > 1)
-        for _, node in walk.nodes(schema)
-    )
+def unopposed(root: Any, recursive: frozenset[int]) -> frozenset[int]:
+    """Find the ids of the schemas whose opposite the embedded grammar does not know, as far as keywords tell."""
+    own = {
+        id(node)
+        for _, node in walk.nodes(root)
+        if node.keys() & _WITHOUT_OPPOSITE
+        or "integer" in types(node)
+        or ("$ref" in node and (len(node) > 1 or id(node) in recursive))
+    }
+    return walk.leading(root, own)
+
+
+def _no_known_opposite(node: Schema, keyword: str, document: Document) -> str | None:
+    return keyword if id(node[keyword]) in document.unopposed else None
 
 
 def _may_overlap(node: Schema, keyword: str, document: Document) -> str | None:
-    if all(has_opposite(branch) for branch in node[keyword]) or disjoint(document.root, node[keyword]):
-        return None
-    return keyword
+    is_known = document.unopposed.isdisjoint(map(id, node[keyword]))
+    return None if is_known or disjoint(document.root, node[keyword]) else keyword
 
 
-_COMBINING = ("allOf", "anyOf", "oneOf", "not", "if", "$ref", "dependentSchemas")
-_OF_NAMES = ANNOTATIONS | {"minLength", "maxLength", "enum", "const", "pattern", "type"}
+def _unsaid_names(node: Schema, keyword: str) -> bool:
+    """Whether `propertyNames` says what the embedded grammar cannot say by the keywords beside it."""
+    rule, named = node[keyword], node.get("properties")
+    if rule is True or rule == {}:
+        return False
+    if rule is False or node.get("patternProperties") or rule.get("type", "string") != "string":
+        return True
+    said = rule.keys() - {"type", "title", "description"}
+    is_open = not named or node.get("additionalProperties", True) in (True, {})
+    by_length = said <= {"minLength", "maxLength"} and is_open
+    return not (by_length or (said == {"pattern"} and not named) or (said and said <= {"const", "enum"}))
+
+
+_EVALUATING = ("allOf", "anyOf", "oneOf", "not", "if", "$ref", "dependentSchemas", "dependencies", "contains")
 _WITHOUT_OPPOSITE = frozenset({
     "additionalProperties", "dependentRequired", "dependentSchemas", "dependencies", "format", "items", "maxContains",
     "minContains", "multipleOf", "oneOf", "pattern", "patternProperties", "propertyNames", "unevaluatedItems",
@@ -291,8 +248,9 @@ _MOST_BRANCHES = 100  # compared pair by pair; more are taken for overlapping
 
 # ---- patterns -------------------------------------------------------------------------------------------------
 
+_CLASS = r"\[(?:\\.|[^\]\\])*\]"
 _PIECES = re.compile(
-    r"(?P<back>\\[1-9]|\\k<)|(?P<boundary>\\[bB])|(?P<property>\\[pP])|\\.|\[(?:\\.|[^\]\\])*\]"
+    rf"(?P<back>\\[1-9]|\\k<)|(?P<boundary>\\[bB])|(?P<property>\\[pP])|\\.|{_CLASS}"
     r"|(?P<around>\(\?<?[=!])|(?P<group>\(\?(?!:))|\{(?P<least>\d+)(?:,(?P<most>\d*))?\}|.",
     re.DOTALL,
 )
@@ -307,13 +265,48 @@ _WORDS = {
 
 def irregular(pattern: str, kinds: tuple[str, ...] = tuple(_WORDS), most: int = _LARGEST_REPEAT) -> str | None:
     """Name the first thing in a regular expression that is outside of the subset, or return None."""
+    groups, inner = [1], 1  # the largest repetition in each open group, and in what is repeated next
     for piece in _PIECES.finditer(pattern):
         if piece.lastgroup in kinds:
             return _WORDS[piece.lastgroup]
-        numbers = [digits for digits in (piece["least"], piece["most"]) if digits]
-        if any(len(digits) > len(str(most)) or int(digits) > most for digits in numbers):
-            return f"a large repetition ({piece[0]})"
+        if "property" in kinds and piece[0][0] == "[" and _IN_CLASS.search(piece[0]):
+            return _WORDS["property"]
+        if piece["least"]:
+            numbers = [digits for digits in (piece["least"], piece["most"]) if digits]
+            if any(len(digits) > len(str(most)) or int(digits) * inner > most for digits in numbers):
+                return f"a large repetition ({piece[0]})"
+            inner *= max(1, *map(int, numbers))
+            groups[-1] = max(groups[-1], inner)
+        elif piece[0][0] == "(":
+            groups.append(1)
+        elif piece[0] == ")" and len(groups) > 1:
+            inner = groups.pop()
+            groups[-1] = max(groups[-1], inner)
+        else:
+            inner = 1
     return None
+
+
+def _overlapping(node: Schema, keyword: str) -> bool:
+    """Whether a key can match two of the patterns, as far as their ends and plain beginnings tell."""
+    patterns = list(node[keyword])[:_MOST_BRANCHES]
+    plain = [_ESCAPED.sub("", pattern) for pattern in patterns]
+    starts, ends = (["^" not in text for text in plain], ["$" not in text for text in plain])
+    for at, pattern in enumerate(patterns):
+        for other in range(at):
+            if (starts[at] and ends[other]) or (starts[other] and ends[at]):
+                return True
+            words = (pattern, patterns[other])
+            if all(map(_PREFIX.fullmatch, words)) and (
+                words[0].startswith(words[1]) or words[1].startswith(words[0])
+            ):
+                return True
+    return False
+
+
+_IN_CLASS = re.compile(r"(?<!\\)(?:\\\\)*\\[pP]")
+_ESCAPED = re.compile(rf"\\.|{_CLASS}", re.DOTALL)
+_PREFIX = re.compile(r"\^[\w -]*")  # `^` and characters that stand for themselves
 
 
 def _not_regular(node: Schema, keyword: str, document: Document) -> str | None:
@@ -323,8 +316,9 @@ def _not_regular(node: Schema, keyword: str, document: Document) -> str | None:
     return next((words for words in found if words), None)
 
 
-def _over(document: Document, name: str, most: int) -> str | None:
-    return str(document.counts[name]) if document.counts.get(name, 0) > most else None
+def _over(name: str) -> Any:
+    """Make the condition that a count is over the family's limit."""
+    return lambda _, __, of: str(of.counts[name]) if of.counts.get(name, 0) > of.most.get(name, 0) else None
 
 
 def _beside(node: Schema) -> bool:
@@ -347,9 +341,12 @@ def _yes(test: Callable[[Schema, str], Any]) -> Any:
 
 
 CONDITIONS: dict[str, Callable[[Schema, str, Document], str | None]] = {
-    "too_many_optional": lambda _, __, of: _over(of, "optional", 24),
-    "too_many_unions": lambda _, __, of: _over(of, "union", 16),
-    "too_many_strict_tools": lambda _, __, of: _over(of, "strict_tools", 20),
+    "too_many_optional": _over("optional"),
+    "too_many_unions": _over("union"),
+    "too_many_strict_tools": _over("strict_tools"),
+    "too_many_characters": _over("characters"),
+    "leaves_nothing": _yes(lambda node, keyword: node[keyword] is True or node[keyword] == {}),
+    "overlaps": _yes(_overlapping),
     "is_no_tool_root": _not_a_tools_root,
     "has_letters": _yes(_listed_texts),
     "requires_what_is_forbidden": _forbidden,
@@ -369,11 +366,9 @@ CONDITIONS: dict[str, Callable[[Schema, str, Document], str | None]] = {
     "is_above_one": _yes(lambda node, keyword: node[keyword] > 1),
     "compares_many_items": _yes(lambda node, keyword: node[keyword] is True and node.get("minItems", 0) > 1),
     "may_overlap": _may_overlap,
-    "has_no_known_opposite": _yes(lambda node, keyword: not has_opposite(node[keyword])),
-    "names_by_more_than_length": _yes(
-        lambda node, keyword: isinstance(node[keyword], dict) and not node[keyword].keys() <= _OF_NAMES
-    ),
-    "stands_beside_combinations": _yes(lambda node, _: any(name in node for name in _COMBINING)),
+    "has_no_known_opposite": _no_known_opposite,
+    "cannot_be_said_of_keys": _yes(_unsaid_names),
+    "stands_beside_combinations": _yes(lambda node, _: any(name in node for name in _EVALUATING)),
     "has_both_bounds": _yes(lambda node, _: _ranged(node)),
     "has_not_both_bounds": _yes(lambda node, keyword: keyword not in ("minimum", "maximum") or not _ranged(node)),
     "is_no_listed_format": lambda node, keyword, of: None if node[keyword] in of.formats else repr(node[keyword]),

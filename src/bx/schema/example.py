@@ -19,6 +19,7 @@ Schema = dict[str, Any]
 Path = tuple[str | int, ...]
 
 _STEPS = 50_000  # of work: schemas looked at, and values made
+_A_STEP = 20  # properties and listed values: merging looks at all of them again
 _CHECKS = 400  # of proposals against a part of the schema
 _TRIES, _TRIES_EACH = 300, 60  # proposals for one place, and for each way to satisfy its schema
 _DEEPEST = 40  # levels of the instance, and references in a row
@@ -144,7 +145,7 @@ class _Maker:
         while left:
             plain, todo, followed = left.pop()
             while todo and plain is not None:
-                self._spend(path)
+                self._spend(path, 1 + _held(plain) // _A_STEP)
                 part = todo.pop()
                 if part is False:
                     break
@@ -326,6 +327,10 @@ def _both(first: Schema, second: Schema) -> Schema:
         elif keyword in ("items", "additionalProperties") and not isinstance(one, list) and one != other:
             both[keyword] = {"allOf": [one, other]}
     return both
+
+
+def _held(plain: Schema) -> int:
+    return sum(len(plain.get(keyword, ())) for keyword in ("properties", "required", "enum"))
 
 
 def _shared_types(one: Any, other: Any) -> list[str]:

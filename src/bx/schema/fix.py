@@ -22,6 +22,7 @@ __all__ = ["Change", "Unfixable", "fix", "restore"]
 Schema = dict[str, Any]
 
 _MOST_STEPS = 20_000  # schemas looked at: writing references out may double the size with each
+_MOST_MERGED = 2_000_000  # properties and listed values looked at for merging: each part may hold them all again
 _MOST_REFERENCES = 50  # that lead from one to the next
 _MOST_OPTIONAL = 24
 _ANY = ["string", "number", "boolean", "null"]
@@ -112,10 +113,12 @@ class _Fixer:
         self.family = family
         self.changes: list[Change] = []
         self._needed: dict[tuple[str, str], Schema] = {}
-        self._following: list[str] = []
+        self._todo: list[tuple[str, str]] = []
+        self._following = 0
+        self._levels = 0
         self._left = _MOST_STEPS
-        draft = str(root.get("$schema", "")) if isinstance(root, dict) else ""
-        self._refs_stand_alone = any(old in draft for old in ("draft-04", "draft-06", "draft-07"))
+        self._left_to_merge = _MOST_MERGED
+        self._refs_stand_alone = conditions.refs_stand_alone(root)
 
     def change(self, path: walk.Path, keyword: str, what: str, *, enforced: bool = True) -> None:
         """Note a change, once."""
@@ -148,11 +151,8 @@ class _Fixer:
         """Fix the root, and then each definition that is still referred to."""
         try:
             fixed = self.node(self.root, ())
-            done = 0
-            while done < len(self._needed):
-                container, name = list(self._needed)[done]
+            for container, name in self._todo:  # which grows meanwhile
                 self._needed[container, name] = self.node(self.root[container][name], (container, name))
-                done += 1
         except _Impossible as impossible:
             raise Unfixable(str(impossible), impossible.fix) from None
         for container in ("$defs", "definitions"):
@@ -170,17 +170,21 @@ class _Fixer:
         flat = self.flat({} if schema is True else schema, path)
         if "$ref" in flat:
             return flat
-        if "anyOf" in flat:
-            return self._any_of(flat, path)
-        if "enum" in flat or "const" in flat:
-            return self._listed(flat, path)
-        return self._typed(flat, path)
+        self._levels += 1
+        if self._levels > walk.DEEPEST:
+            raise self._too_much(path, f"more than {walk.DEEPEST} levels")
+        try:
+            if "anyOf" in flat:
+                return self._any_of(flat, path)
+            return self._listed(flat, path) if "enum" in flat or "const" in flat else self._typed(flat, path)
+        finally:
+            self._levels -= 1
 
     def flat(self, schema: Any, path: walk.Path) -> Schema:
         """Bring a schema to one level: nothing in it but a reference, a choice, a list of values, or a type."""
         self._left -= 1
         if self._left < 0:
-            raise Unfixable(f"{place(path)}: too large once references are written out", "Use fewer references")
+            raise self._too_much(path, f"more than {_MOST_STEPS} schemas")
         if isinstance(schema, bool):
             return {} if schema else self.node(schema, path)
         if "$ref" in schema and self._refs_stand_alone:
@@ -203,6 +207,11 @@ class _Fixer:
             node = self._merged(node, self._inlined(part, part_path), path)
             self.change(path, "allOf", "the parts of allOf are now one schema")
         return node
+
+    def _too_much(self, path: walk.Path, why: str) -> Unfixable:
+        if any("$ref" in node for _, node in walk.nodes(self.root)):
+            return Unfixable(f"{place(path)}: {why} once references are written out", "Use fewer references")
+        return Unfixable(f"{place(path)}: {why}", "Make the schema smaller, or ask in several requests")
 
     def _told(self, schema: Schema, path: walk.Path, keywords: list[str]) -> Schema:
         """Move keywords into the description."""
@@ -242,7 +251,9 @@ class _Fixer:
             name = walk.pointer(reference)[1]
             if self.root[steps[1]][name] is False:
                 return self.node(False, path)  # noqa: FBT003 (the schema `false`)
-            self._needed.setdefault((steps[1], name), {})
+            if (steps[1], name) not in self._needed:
+                self._needed[steps[1], name] = {}
+                self._todo.append((steps[1], name))
             return {"$ref": reference, **node}
         self.change(path, "$ref", f"{reference} is written out in place")
         return self._merged(node, self._inlined({"$ref": reference}, path), path)
@@ -252,11 +263,13 @@ class _Fixer:
         if not isinstance(part, dict) or "$ref" not in part:
             return self.flat(part, path)
         reference = part["$ref"]
-        if len(self._following) >= _MOST_REFERENCES:
+        if self._following >= _MOST_REFERENCES:
             raise Unfixable(f"{place(path)}: $ref: too many references lead from one to the next", "Use fewer")
-        self._following.append(reference)
-        target = self._inlined(conditions.referred(self.root, reference), path)
-        self._following.pop()
+        self._following += 1
+        try:
+            target = self._inlined(walk.referred(self.root, reference), path)
+        finally:
+            self._following -= 1
         beside = {name: value for name, value in part.items() if name != "$ref"}
         beside = {} if self._refs_stand_alone else beside
         return self._merged(self.flat(beside, path), target, path) if beside else target
@@ -267,6 +280,9 @@ class _Fixer:
             one = self._inlined(one, path)
         if "$ref" in other:
             other = self._inlined(other, path)
+        self._left_to_merge -= merge.size(one) + merge.size(other)
+        if self._left_to_merge < 0:
+            raise self._too_much(path, "its parts are too many to be made one schema")
         merged, left = merge.merged(one, other)
         if left is None:
             raise _Impossible(f"{place(path)}: no value satisfies all parts of it", "Correct one of the parts")

@@ -48,7 +48,8 @@ def merged(one: Schema, other: Schema) -> tuple[Schema, Schema | None]:
         elif keyword == "type":
             result[keyword] = _types(one, other)
         elif keyword == "enum":
-            result[keyword] = [value for value in mine if any(conditions.same(value, each) for each in others)]
+            known = {conditions.key(value) for value in others}
+            result[keyword] = [value for value in mine if conditions.key(value) in known]
         elif keyword == "items" and not isinstance(mine, list) and not isinstance(others, list):
             result[keyword] = _both(mine, others)
         elif keyword not in (*_OBJECT, *conditions.ANNOTATIONS) and mine != others:
@@ -86,6 +87,11 @@ def _object(one: Schema, other: Schema) -> Schema:
     said = {"properties": properties} if names else {}
     rest = _both(my_rest, other_rest)
     return said if rest is True else {**said, "additionalProperties": rest}
+
+
+def size(schema: Schema) -> int:
+    """Count what merging a flat schema has to look at."""
+    return 1 + sum(len(schema.get(keyword, ())) for keyword in ("properties", "required", "enum"))
 
 
 def nullable(schema: Schema) -> Schema:

@@ -5,10 +5,13 @@ This module knows JSON values and schemas, and no models.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bx.instances import violation
+from bx.instances import checker, violation
 from bx.schema import conditions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _MOST_STEPS = 50_000  # schemas looked at: references may double the ways with each
 
@@ -27,7 +30,7 @@ def restore(value: Any, original: Any) -> Any:
         return value
     try:
         return _Restorer(original).value(value, [original])
-    except (_TooMuchError, RecursionError):  # references in a circle, or an answer that is nested too deeply
+    except (_TooMuchError, RecursionError, ValueError):  # circles, depth, or a pattern that takes too long
         return value
 
 
@@ -48,6 +51,8 @@ class _Restorer:
     def __init__(self, root: Any) -> None:
         self._root = root
         self._left = _MOST_STEPS
+        self._refs_stand_alone = conditions.refs_stand_alone(root)
+        self._patterns: dict[str, Callable[[Any], str | None]] = {}
 
     def value(self, value: Any, schemas: list[Any]) -> Any:
         """Restore a value that must satisfy all the schemas."""
@@ -72,6 +77,9 @@ class _Restorer:
             if not isinstance(schema, dict) or id(schema) in seen:
                 continue
             seen.add(id(schema))
+            if "$ref" in schema and self._refs_stand_alone:
+                left.append(conditions.referred(self._root, schema["$ref"]))
+                continue
             views.append(schema)
             left += [*schema.get("allOf", ()), conditions.referred(self._root, schema.get("$ref"))]
         return views
@@ -87,12 +95,28 @@ class _Restorer:
         restored = {}
         for name, inner in value.items():
             schemas = [view["properties"][name] for view in views if name in view.get("properties", {})]
-            rest = [view.get("additionalProperties") for view in views if name not in view.get("properties", {})]
+            matching = [schema for view in views for schema in self._matching(name, view)]
+            rest = [
+                view.get("additionalProperties")
+                for view in views
+                if name not in view.get("properties", {}) and not self._matching(name, view)
+            ]
             is_absent = inner is None and name not in required and schemas
             if is_absent and not all(self._fits(None, schema) for schema in schemas):
                 continue
-            restored[name] = self.value(inner, schemas or rest)
+            restored[name] = self.value(inner, [*schemas, *matching] or rest)
         return restored
+
+    def _matching(self, name: str, view: dict[str, Any]) -> list[Any]:
+        """List the schemas of the patterns that a key matches."""
+        found = []
+        for pattern, schema in view.get("patternProperties", {}).items():
+            self._step()
+            if pattern not in self._patterns:
+                self._patterns[pattern] = checker({"pattern": pattern})
+            if self._patterns[pattern](name) is None:
+                found.append(schema)
+        return found
 
     def _spelled(self, value: str, views: list[dict[str, Any]]) -> str:
         for view in views:
@@ -128,9 +152,12 @@ class _Restorer:
     def _fits_object(self, value: dict[str, Any], view: dict[str, Any]) -> bool:
         if any(name not in value for name in view.get("required", ())):
             return False
-        properties, rest = view.get("properties", {}), view.get("additionalProperties", True)
-        rest = True if "patternProperties" in view else rest
-        return all(self._fits(inner, properties.get(name, rest)) for name, inner in value.items())
+        named, rest = view.get("properties", {}), view.get("additionalProperties", True)
+        for name, inner in value.items():
+            schemas = [*([named[name]] if name in named else ()), *self._matching(name, view)] or [rest]
+            if not all(self._fits(inner, schema) for schema in schemas):
+                return False
+        return True
 
     def _step(self) -> None:
         self._left -= 1

@@ -26,6 +26,7 @@ _FORMS = "Give a schema file, a JSON object, fields as in 'service, minutes int'
 _OBJECT = 'A schema looks like {"type": "object", "properties": {...}}'
 _TYPES = "Use a Pydantic model, a dataclass, a TypedDict, an Enum, a plain type or a typed function"
 _PLACE = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*(?:\.[^\W\d]\w*)*)")  # module:Name
+_IN_FILE = re.compile(r"([^\s:]+)\.py:([\w.]+)")
 _FILE_NAME = re.compile(r"[\w$-][\w.$-]*\.[a-zA-Z]\w*")  # one word with an ending: rather a file than a lone field
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # Converse's rule
 _ARGUMENT = re.compile(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?:\s*(.*)")  # a line of a docstring's Args
@@ -58,26 +59,28 @@ def read(given: str, stdin: Callable[[], str]) -> dict[str, Any]:
     """
     if given.strip() == "-":
         return _text(stdin(), "The schema on standard input")
-    if given.lstrip("\ufeff \t\r\n").startswith("{"):
+    if _is_json(given):
         return _json(given, "The schema")
     if not given.strip():
         raise SchemaError("The schema cannot be read: it is empty", _FORMS)
+    if place := _IN_FILE.fullmatch(given.strip()):
+        module = place[1].replace("\\", "/").removeprefix("./").replace("/", ".")
+        raise SchemaError(f"{given} is a file and a name, and not a module and a name", f"Write {module}:{place[2]}")
     if _is_path(given):
         return _file(given)
     if (place := _PLACE.fullmatch(given.strip())) and not concise.is_type(place[2]):
-        return of(_imported(place[1], place[2]))
+        return _of_named(place[1], place[2])
     return concise.parse(given)
 
 
 def _is_path(given: str) -> bool:
     """Whether a file is meant: one is there, or what is given looks like its name."""
     with contextlib.suppress(OSError, ValueError):  # too long for a name, or with a null character
-        path = Path(given).expanduser()
-        if path.exists() and not path.is_dir():
+        if Path(given).expanduser().exists():
             return True
     has_folder = any(separator in given for separator in ("/", os.sep)) and not {'"', "\n"} & {*given}
     names_file = given.lower().endswith(".json") or _FILE_NAME.fullmatch(given) is not None
-    return names_file or has_folder or given in (".", "..")
+    return names_file or has_folder
 
 
 def _file(given: str) -> dict[str, Any]:
@@ -86,6 +89,11 @@ def _file(given: str) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise SchemaError(f"The schema file {given} is not UTF-8 text", "Save it as UTF-8") from None
     except (OSError, ValueError, RuntimeError) as cause:  # a null character; a ~user who is not there
+        if isinstance(cause, IsADirectoryError):
+            advice = (
+                f"Give a file in it; a field of that name is written with its type: {Path(given).name or 'name'} str"
+            )
+            raise SchemaError(f"{given} is a folder", advice) from None
         why = getattr(cause, "strerror", None) or cause
         raise SchemaError(f"The schema file {given} cannot be read: {why}", _FORMS) from None
     where = f"The schema in {given}"
@@ -97,10 +105,7 @@ def _text(text: str, where: str) -> dict[str, Any]:
     text = text.removeprefix("\ufeff")
     if not text.strip():
         raise SchemaError(f"{where} is empty", _OBJECT)
-    is_json = text.lstrip().startswith("{")
-    with contextlib.suppress(ValueError, RecursionError):
-        is_json = is_json or json.loads(text) is not text
-    if is_json:
+    if _is_json(text):
         return _json(text, where)
     try:
         return concise.parse(text)
@@ -108,22 +113,25 @@ def _text(text: str, where: str) -> dict[str, Any]:
         raise SchemaError(f"{where} cannot be read: {cause}", cause.fix) from None
 
 
+def _is_json(text: str) -> bool:
+    """Whether JSON is meant: an object, be it with a mistake, or any other value."""
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(text.removeprefix("\ufeff")) is not text
+    return text.lstrip("\ufeff \t\r\n").startswith("{")
+
+
 def _json(text: str, where: str) -> dict[str, Any]:
     try:
-        schema = json.loads(
-            text.removeprefix("\ufeff"),
-            object_pairs_hook=_unique,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-        )
+        text = text.removeprefix("\ufeff")
+        schema = json.loads(text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
     except RecursionError:
         raise SchemaError(f"{where} is nested too deeply to be read", "Use fewer levels") from None
-    except _Duplicate as cause:
+    except LookupError as cause:
         raise SchemaError(f"{where} has the key {cause} twice in one object", "Remove one of the two") from None
     except ValueError as cause:
         raise SchemaError(f"{where} is not JSON: {cause}", "Correct it at that place") from None
     if not isinstance(schema, dict):
-        raise SchemaError(f"{where} is not a JSON object", _OBJECT)
+        raise SchemaError(f"{where} is not a JSON object, and a schema is needed", _OBJECT)
     return _bounded(schema, where)
 
 
@@ -134,27 +142,31 @@ def _bounded(schema: dict[str, Any], where: str) -> dict[str, Any]:
     return schema
 
 
-class _Duplicate(Exception):
-    pass
-
-
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise _Duplicate(json.dumps(name))
+            raise LookupError(json.dumps(name))
         found[name] = value
     return found
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON value")
-
-
 def _finite(digits: str) -> float:
-    if math.isinf(number := float(digits)):
-        raise ValueError(f"{digits[:40]} is too large a number")
+    if not math.isfinite(number := float(digits)):
+        raise ValueError(f"{digits[:40]} is {'too large a number' if digits[-1].isdigit() else 'not a JSON value'}")
     return number
+
+
+def _of_named(module: str, name: str) -> dict[str, Any]:
+    """Make the schema of a thing in a module, whose code shall neither end this process nor write to stdout."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return of(_imported(module, name))
+    except (SchemaError, KeyboardInterrupt):
+        raise
+    except BaseException as cause:  # noqa: BLE001 # such as SystemExit in a hook of Pydantic's
+        why = f"{module}:{name} has no JSON Schema: {type(cause).__name__}: {_first_line(cause)}"
+        raise SchemaError(why, _TYPES) from None
 
 
 def _imported(module: str, name: str) -> Any:
@@ -163,18 +175,16 @@ def _imported(module: str, name: str) -> Any:
 
     sys.path.insert(0, str(Path.cwd()))
     try:
-        # What the module prints must not join the answer on stdout.
-        with contextlib.redirect_stdout(sys.stderr):
-            found: Any = importlib.import_module(module)
+        found: Any = importlib.import_module(module)
         for step in name.split("."):
             found = getattr(found, step)
     except AttributeError as cause:
-        raise SchemaError(
-            f"{module} has no {name}: {cause}", "Name a model, a dataclass or a function of it"
-        ) from None
-    except (Exception, SystemExit) as cause:
+        raise SchemaError(f"{module} has no {name}: {_first_line(cause)}", _TYPES) from None
+    except (Exception, SystemExit, GeneratorExit) as cause:
         fix = f"Make sure that `python -c 'import {module}'` works here; a field is written as in: {module}: int"
-        raise SchemaError(f"{module} cannot be imported: {type(cause).__name__}: {cause}", fix) from cause
+        raise SchemaError(
+            f"{module} cannot be imported: {type(cause).__name__}: {_first_line(cause)}", fix
+        ) from cause
     finally:
         with contextlib.suppress(ValueError):
             sys.path.remove(str(Path.cwd()))
@@ -202,7 +212,7 @@ def of(thing: Any) -> dict[str, Any]:
         return _bounded(thing, "The schema")
     if inspect.isroutine(thing):
         return dict(of_function(thing)["inputSchema"]["json"])
-    return _bounded(_ordered(_rooted(_generated(thing)), thing), f"The schema of {_named(thing)}")
+    return _bounded(_ordered(walk.rooted(_generated(thing)), thing), f"The schema of {_named(thing)}")
 
 
 def _ordered(schema: dict[str, Any], thing: Any) -> dict[str, Any]:
@@ -221,7 +231,7 @@ def _generated(thing: Any) -> dict[str, Any]:
     except SchemaError:
         raise
     except Exception as cause:
-        why = "JSON has no such type" if "custom types" in str(cause) else _first_line(cause)
+        why = "JSON has no such type" if "custom types" in _first_line(cause) else _first_line(cause)
         raise SchemaError(f"{_named(thing)} has no JSON Schema{_culprit(thing)}: {why}", _TYPES) from cause
     for name, definition in schema.get("$defs", {}).items():
         if definitions.setdefault(name, definition) != definition:
@@ -264,18 +274,6 @@ def _from_pydantic(thing: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _rooted(schema: dict[str, Any]) -> dict[str, Any]:
-    """Put a definition that is the whole schema in its place, unless it is referred to from inside."""
-    reference = schema.get("$ref", "")
-    inside = {key: value for key, value in schema.items() if key != "$ref"}
-    if not reference.startswith("#/$defs/") or any(node.get("$ref") == reference for _, node in walk.nodes(inside)):
-        return schema
-    name = walk.pointer(reference)[-1]
-    definitions = dict(inside.pop("$defs"))
-    root = {**definitions.pop(name), **inside}
-    return {**root, "$defs": definitions} if definitions else root
-
-
 def _culprit(thing: Any, seen: frozenset[int] = frozenset()) -> str:
     """Find the field of a type that has no schema, as ` at .owner.cat (Cat)`, or nothing."""
     for name, annotation in _fields(thing):
@@ -299,7 +297,9 @@ def _named(thing: Any) -> str:
 
 
 def _first_line(cause: BaseException) -> str:
-    return (str(cause) or type(cause).__name__).partition("\n")[0]
+    with contextlib.suppress(Exception):  # what another's code raises may fail to say why
+        return (str(cause) or type(cause).__name__).partition("\n")[0]
+    return type(cause).__name__
 
 
 # ---- functions ------------------------------------------------------------------------------------------------

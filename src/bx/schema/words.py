@@ -64,12 +64,16 @@ def _says_nothing(node: dict[str, Any], keyword: str) -> bool:
 
 
 def joined(*texts: Any) -> str:
-    """Join sentences with blanks; what is no text, or there already, is left out."""
-    kept: list[str] = []
-    for text in texts:
-        if isinstance(text, str) and text and text not in kept:
-            kept.append(text)
-    return " ".join(kept)
+    """Join sentences with blanks; what is no text, or there already, is left out.
+
+    What another sentence follows gets a full stop, unless it has its own end.
+    """
+    kept = list(dict.fromkeys(text for text in texts if isinstance(text, str) and text.strip()))
+    closed = [text if text[-1:] in _ENDS else f"{text}." for text in map(str.rstrip, kept[:-1])]
+    return " ".join([*closed, *kept[-1:]])
+
+
+_ENDS = tuple(".:;,!?…。！？")  # noqa: RUF001 # the marks of other languages
 
 
 def _spelled(value: Any) -> str:

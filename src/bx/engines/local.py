@@ -257,7 +257,8 @@ def _holds(model: llama.Model, candidate: str | None) -> bool:
     body = {"prompt": "x", "max_tokens": 1, "temperature": 0, "logit_bias": [["Z", 100]]}
     call = model.complete(body if candidate is None else body | {"grammar": candidate})
     call.begin()
-    return not any("Z" in choice.get("text", "") for chunk in call.chunks() for choice in chunk["choices"])
+    written = "".join(choice.get("text", "") for chunk in call.chunks() for choice in chunk["choices"])
+    return bool(written) and "Z" not in written
 
 
 def _check_schema(request: Request) -> None:

@@ -7,7 +7,6 @@ have none, and objects no keys but their own. What is narrowed admits no answer 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import re
@@ -15,7 +14,8 @@ import time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from bx.grammar.rewrite import TooLargeError, rewritten, validated
+from bx.grammar.keys import keyed, merged_loosely, parts_of
+from bx.grammar.rewrite import TooLargeError, Written, rewritten
 from bx.instances import json_path
 from bx.schema import walk
 
@@ -29,6 +29,11 @@ Schema = dict[str, Any]
 _LONGEST_STRING = 300  # characters
 _LONGEST_LIST = 16  # items, or keys of a map
 _LARGEST_INTEGER = 10**18  # either way; llguidance refuses ranges that reach 2**63
+_LARGEST_NUMBER = 1e15  # either way; a number without a bound may be 1e999, which is beyond what can be read
+_EXACT = 2**53  # whole numbers beyond are rounded
+# A class in a class, or their intersection: by the standard, the characters themselves.
+_SETS = re.compile(r"(?<!\\)(?:\\\\)*\[\^?\]?(?:[^\\\]\[&]|\\.|&(?!&))*(?:\[|&&)", re.DOTALL)
+_SET_REASON = "[ and && within a class are taken for sets of characters. Write \\\\[ and &"
 _LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _REASON_SECONDS = 2  # that may be spent on finding the place of a problem
 
@@ -71,6 +76,8 @@ def check(schema: Schema, text: str) -> None:
         raise ValueError("$: the schema holds a lone surrogate, which is no character") from None
     except ValueError:
         raise ValueError("$: the schema holds NaN or Infinity, which are no JSON") from None
+    for at, node in walk.nodes(schema):
+        _check_values(at, node)
     for path, node in _objects(schema):
         # The values of `enum` and `const` must stay as they are, so `_capped` must find nothing in them.
         limits = ("minItems", "maxItems") if {"enum", "const"} & {*path} else ("minItems",)
@@ -83,6 +90,28 @@ def check(schema: Schema, text: str) -> None:
                 f"{json_path([*path, 'multipleOf'])}: the multiples of {step} take too long to tell apart"
             )
     _check_combined([node for _, node in _objects(schema)])
+
+
+def _check_values(path: walk.Path, node: Schema) -> None:
+    """Refuse the numbers and expressions of one schema that llguidance takes for others."""
+    for keyword in {"const", "enum"} & node.keys():
+        if _has_inexact(node[keyword]):
+            raise ValueError(f"{json_path([*path, keyword])}: whole numbers beyond {_EXACT} would be rounded")
+    for steps, pattern in _patterns(node):
+        if _SETS.search(pattern):
+            raise ValueError(f"{json_path([*path, *steps])}: {_SET_REASON}")
+
+
+def _patterns(node: Schema) -> list[tuple[walk.Path, str]]:
+    named = node.get("patternProperties")
+    found: list[tuple[walk.Path, str]] = [(("patternProperties",), name) for name in named or ()]
+    return found + ([(("pattern",), node["pattern"])] if isinstance(node.get("pattern"), str) else [])
+
+
+def _has_inexact(value: Any) -> bool:
+    if isinstance(value, (list, dict)):
+        return any(map(_has_inexact, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, int) and abs(value) > _EXACT
 
 
 def _check_combined(nodes: list[dict[str, Any]]) -> None:
@@ -110,15 +139,36 @@ def _remainders(schema: Schema) -> int:
 def candidates(schema: Schema) -> Iterator[str]:
     """Yield grammars for a schema that passed `check`, the one to prefer first; the last is nearly as it stands."""
     try:
-        written = rewritten(_capped(schema))
+        found = [*_narrowed(Written(_capped(schema), narrow=True).schema)]
     except TooLargeError:
         return
+    tight = [candidate for candidate in found if not any(merged_loosely(candidate))]
+    yield from map(_grammar, tight or found)
+
+
+def validated(schema: Schema) -> list[tuple[walk.Path, str]]:
+    """List what a grammar for a schema does not enforce, so that it shows only when the answer is validated.
+
+    Returns:
+        The path to each such keyword, the keyword included, and the keyword; nothing where there is no grammar.
+    """
+    try:
+        written = Written(_capped(schema), narrow=True)
+    except TooLargeError:
+        return []
+    loose = [[*merged_loosely(candidate)] for candidate in _narrowed(written.schema)]
+    places = {path: written.places.get(id(node), ()) for path, node in walk.nodes(written.schema)}
+    merged = [written.place(places.get(path, ()), keyword) for path, keyword in (loose[0] if all(loose) else ())]
+    return list(dict.fromkeys([*written.loosened, *merged]))
+
+
+def _narrowed(written: Schema) -> Iterator[Schema]:
     heads = [node for _, node in walk.nodes(written) if _combines(node)]
-    together = {id(part) for node in heads for part in _parts(node, written)}
-    yield _grammar(_bounded(written, written, together))
+    together = {id(part) for node in heads for part in parts_of(node, written)}
+    yield _bounded(written, written, together)
     if heads:  # closing what is combined may close a circle of references, too
-        yield _grammar(_bounded(written, written, together | set(map(id, heads))))
-    yield _grammar(written)
+        yield _bounded(written, written, together | set(map(id, heads)))
+    yield written
 
 
 def refusal(schema: Schema, holds: Callable[[str], bool]) -> str:
@@ -220,16 +270,19 @@ def _bounded(schema: Any, root: Schema, together: set[int]) -> Any:
     limits = [schema[keyword] for keyword in _LIMITS if keyword in schema]
     if "integer" in kinds and "number" not in kinds and all(abs(limit) < _LARGEST_INTEGER for limit in limits):
         narrowed = {"minimum": -_LARGEST_INTEGER, "maximum": _LARGEST_INTEGER, **narrowed}
+    if "number" in kinds and not limits and "multipleOf" not in schema:
+        narrowed = {"minimum": -_LARGEST_NUMBER, "maximum": _LARGEST_NUMBER, **narrowed}
     if id(schema) in together:
         return narrowed
     if "object" in kinds and not {"maxProperties", "properties"} & schema.keys() and not _combines(schema):
         narrowed["maxProperties"] = max(_LONGEST_LIST, schema.get("minProperties", 0))
-    return narrowed | _closed(schema, narrowed, root)
+    narrowed |= _closed(schema, narrowed, root)
+    return narrowed if {"allOf", "anyOf", "$ref"} & schema.keys() else keyed(narrowed)
 
 
 def _closed(schema: Schema, narrowed: Schema, root: Schema) -> Schema:
     """Return what forbids further keys, where that leaves an object that can still be written; else nothing."""
-    parts = [schema, *_parts(schema, root)] if _combines(schema) else [schema]
+    parts = [schema, *parts_of(schema, root)] if _combines(schema) else [schema]
     open_ended = {"additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames"}
     if any(open_ended & part.keys() for part in parts) or not any("properties" in part for part in parts):
         return {}
@@ -246,22 +299,6 @@ def _combines(schema: Schema) -> bool:
     return "allOf" in schema or bool(
         {"anyOf", "$ref"} & schema.keys() and {"properties", "required", "additionalProperties"} & schema.keys()
     )
-
-
-def _parts(schema: Schema, root: Schema) -> list[Schema]:
-    """List the schemas that describe the same value as this one, each once."""
-    found: dict[int, Schema] = {}
-    left: list[Any] = [schema]
-    while left:
-        part = left.pop(0)
-        inside = [*part.get("allOf", ()), *part.get("anyOf", ())]
-        if isinstance(part.get("$ref"), str):
-            with contextlib.suppress(LookupError):
-                inside.append(walk.target(root, part["$ref"]))
-        fresh = [child for child in inside if isinstance(child, dict) and id(child) not in found]
-        found |= {id(child): child for child in fresh}
-        left += fresh
-    return list(found.values())
 
 
 def _places(schema: Schema) -> list[tuple[walk.Path, Schema]]:

@@ -1,12 +1,13 @@
 """What a JSON Schema leaves out: its exact opposite, and whether two schemas exclude each other.
 
-Both are written in the keywords of Draft 2020-12, into which `modern` brings the keywords of the older drafts. An
+Both are read and written in the keywords of Draft 2020-12. An
 opposite that cannot be written exactly is None, and what cannot be proven to be disjoint counts as overlapping; so
 does whatever takes too many steps. This module knows no grammar and no model.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +24,9 @@ _MOST_VALUES = 64  # of an `enum` whose opposite is written
 _LONGEST_VALUES = 2_000  # characters of those that are strings, together
 _LONGEST_VALUE = 100  # characters of one of them: as deep is its expression nested
 _KINDS = ("null", "boolean", "object", "array", "number", "string")
-_DRAFTS = {"draft-03": 4, "draft-04": 4, "draft-06": 6, "draft-07": 7, "2019-09": 2019}
-# The draft in which a keyword came: before it, the keyword says nothing.
-_SINCE = {
-    "const": 6, "contains": 6, "propertyNames": 6, "if": 7, "then": 7, "else": 7, "dependentRequired": 2019,
-    "dependentSchemas": 2019, "unevaluatedItems": 2019, "unevaluatedProperties": 2019, "minContains": 2019,
-    "maxContains": 2019, "prefixItems": 2020,
-}  # fmt: skip
+_DEEPEST = 40  # opposites within opposites: references may lead in a circle
+QUOTED = '"\\'  # what a class such as [^"] does not exclude for the grammar engine, as JSON writes two characters
+_EXACT = 2**53  # larger whole numbers are rounded by the grammar engine
 # A limit -> the type it speaks of, and the limit and distance by which it is broken.
 _BROKEN_BY = {
     "minimum": ("number", "exclusiveMaximum", 0),
@@ -60,65 +57,61 @@ class Opposites:
     """The opposites within one schema.
 
     Args:
-        root: the whole schema, for its draft and its references.
+        root: the whole schema in Draft 2020-12, for its references.
     """
 
     def __init__(self, root: Schema) -> None:
         self._root = root
         self._steps = _STEPS
-        named = str(root.get("$schema", ""))
-        self.draft = next((number for name, number in _DRAFTS.items() if name in named), 2020)
-
-    def modern(self, schema: Schema) -> Schema:
-        """Bring a schema's own keywords, not those of the schemas inside it, into Draft 2020-12."""
-        if "$ref" in schema and self.draft <= 7:  # noqa: PLR2004 # there, nothing counts beside a reference
-            return {name: schema[name] for name in ("$ref", "$defs", "definitions") if name in schema}
-        made = {name: value for name, value in schema.items() if _SINCE.get(name, 0) <= self.draft}
-        if self.draft == 4:  # noqa: PLR2004 # the draft
-            _renumber(made)
-        rest = made.pop("additionalItems", None)
-        if isinstance(made.get("items"), list):
-            made["prefixItems"] = made.pop("items")
-            made |= {} if rest is None else {"items": rest}
-        for name, needed in (made.pop("dependencies", None) or {}).items():
-            keyword = "dependentRequired" if isinstance(needed, list) else "dependentSchemas"
-            made[keyword] = {name: needed} | made.get(keyword, {})
-        return made
+        self._depth = 0
+        self._named = has_names(root)
 
     def resolved(self, schema: Found) -> Found | None:
         """Follow a schema that is nothing but a reference; None where it leads nowhere."""
         for _ in range(10):
             if isinstance(schema, bool):
                 return schema
-            made = self.modern(schema)
-            if "$ref" not in made or made.keys() - {"$ref", "$defs", "definitions", "title", "description"}:
-                return made
+            if "$ref" not in schema or schema.keys() - {"$ref", "$defs", "definitions", "title", "description"}:
+                return schema
+            if self._named:
+                return None
             try:
-                schema = walk.target(self._root, made["$ref"])
+                schema = walk.target(self._root, schema["$ref"])
             except LookupError:
                 return None
         return None
 
     def opposite(self, schema: Found) -> Found | None:
         """Return the schema that admits exactly what this one does not, or None."""
-        self._steps -= 1
-        if self._steps < 0 or (found := self.resolved(schema)) is None:
-            return None
-        if isinstance(found, bool):
-            return not found
-        if found.keys() & _CLOSED - self._idle(found) or "$ref" in found:
-            return None
-        choices: list[Found | None] = [choice for keyword in found for choice in self._choices(keyword, found)]
-        return either(choices)
+        with self._step() as free:
+            if not free or (found := self.resolved(schema)) is None:
+                return None
+            if isinstance(found, bool):
+                return not found
+            if found.keys() & _CLOSED - self._idle(found) or "$ref" in found:
+                return None
+            choices: list[Found | None] = [choice for keyword in found for choice in self._choices(keyword, found)]
+            return either(choices)
 
     def disjoint(self, one: Found, other: Found) -> bool:
         """Whether no value is admitted by both, as far as that can be proven."""
+        with self._step() as free:
+            first, second = self.resolved(one), self.resolved(other)
+            if not free or first is None or second is None:
+                return False
+            if isinstance(first, bool) or isinstance(second, bool):
+                return first is False or second is False
+            return self._exclude(first, second)
+
+    @contextlib.contextmanager
+    def _step(self) -> Iterator[bool]:
+        """Go one level deeper; False where that is too deep, or the steps are spent."""
         self._steps -= 1
-        first, second = self.resolved(one), self.resolved(other)
-        if self._steps < 0 or first is None or second is None:
-            return False
-        if isinstance(first, bool) or isinstance(second, bool):
-            return first is False or second is False
+        self._depth += 1
+        yield self._steps >= 0 and self._depth <= _DEEPEST
+        self._depth -= 1
+
+    def _exclude(self, first: Schema, second: Schema) -> bool:
         for here, there in ((first, second), (second, first)):
             if any(self.disjoint(part, there) for part in here.get("allOf", ())):
                 return True
@@ -151,9 +144,7 @@ class Opposites:
         """Yield the ways in which a keyword can be broken."""
         value = schema[keyword]
         if keyword in _BROKEN_BY:
-            kind, limit, distance = _BROKEN_BY[keyword]
-            if value + distance >= 0 or kind == "number":
-                yield {"type": kind, limit: value + distance}
+            yield from _broken(keyword, value)
         elif keyword == "type":
             yield _other_kinds(value)
         elif keyword in ("const", "enum"):
@@ -211,7 +202,8 @@ def values_of(schema: Found | None) -> list[Any] | None:
     if not isinstance(schema, dict):
         return None
     if "const" in schema:
-        return [schema["const"]]
+        fits = "enum" not in schema or canonical(schema["const"]) in map(canonical, schema["enum"])
+        return [schema["const"]] if fits else []
     if schema.get("type") == "boolean" and "enum" not in schema:
         return [True, False]
     listed = schema.get("enum")
@@ -229,13 +221,10 @@ def canonical(value: Any) -> str:
     return json.dumps(value)
 
 
-def _renumber(schema: Schema) -> None:
-    """Draft 4 says by a bool whether a limit is exclusive, and spells `$id` without its sign."""
-    for limit, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
-        if schema.pop(exclusive, None) is True and limit in schema:
-            schema[exclusive] = schema.pop(limit)
-    if isinstance(schema.get("id"), str):
-        schema.setdefault("$id", schema.pop("id"))
+def has_names(root: Schema) -> bool:
+    """Whether a schema inside has a name of its own, so that a reference may lead elsewhere than its text says."""
+    names = {"$id", "$anchor", "$dynamicAnchor", "$recursiveAnchor"}
+    return any(names & node.keys() for path, node in walk.nodes(root) if path) or "$anchor" in root
 
 
 def _kinds(schema: Schema) -> set[str]:
@@ -281,6 +270,14 @@ def _property(schema: Schema, name: str, named: Schema) -> Found:
     return rest
 
 
+def _broken(keyword: str, value: Any) -> Iterator[Found | None]:
+    kind, limit, distance = _BROKEN_BY[keyword]
+    if abs(value) > _EXACT:
+        yield None
+    elif value + distance >= 0 or kind == "number":
+        yield {"type": kind, limit: value + distance}
+
+
 def _with(found: Found | None, make: Any) -> Found | None:
     return make(found) if found else found
 
@@ -308,8 +305,12 @@ def _other_than(values: list[Any]) -> Found | None:
 def _others_of_kind(kind: str, values: list[Any]) -> Found | None:
     if kind == "string":
         sizes = [len(value) for value in values]
+        if any(sign in value for value in values for sign in QUOTED):
+            return None
         short = sum(sizes) <= _LONGEST_VALUES and max(sizes) <= _LONGEST_VALUE
-        return {"type": "string", "pattern": f"^{_spelled_otherwise(set(values))}$"} if short else None
+        return {"type": "string", "pattern": f"^{spelled_otherwise(set(values))}$"} if short else None
+    if kind == "number" and any(abs(value) > _EXACT for value in values):
+        return None
     if kind == "number":
         return either(list(_between(sorted(set(values)))))
     if kind == "boolean":
@@ -340,14 +341,14 @@ def _other_container(value: list[Any] | dict[str, Any]) -> Found | None:
     return either([more, *without, *changed])
 
 
-def _spelled_otherwise(words: set[str]) -> str:
+def spelled_otherwise(words: set[str]) -> str:
     """Return the regular expression of every text but these."""
     by_first: dict[str, set[str]] = {}
     for word in words - {""}:
         by_first.setdefault(word[0], set()).add(word[1:])
     firsts = "".join(f"\\u{{{ord(first):x}}}" for first in sorted(by_first))
     longer = [f"[^{firsts}](?s:.)*" if firsts else "(?s:.)+"]
-    longer += [_letter(first) + _spelled_otherwise(rest) for first, rest in sorted(by_first.items())]
+    longer += [_letter(first) + spelled_otherwise(rest) for first, rest in sorted(by_first.items())]
     return f"(?:{'|'.join(longer)}){'' if '' in words else '?'}"
 
 

@@ -11,19 +11,26 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from typing import TYPE_CHECKING
 
+from bx.grammar.keys import parts_of
+from bx.grammar.modern import DRAFT, Modern
 from bx.grammar.opposite import Found, Opposites, Schema, both, canonical, either, values_of
 from bx.schema import walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _MOST_NODES = 40_000  # schemas within what is written: choices that hold choices multiply
 _MOST_CHOICES = 60  # that a count of keys or items is spelled out into
 _LONGEST_STRING = 300  # characters of a format, where nothing else says so
 _MOST_SUBSETS = 7  # values of which a list without repetition takes some in their order
+
+# Within [^...], what may exclude a quote or a backslash, which llguidance admits all the same in the way JSON writes
+# them, is all but single characters, plain ranges, and the few escapes that are listed.
+_NEGATED = re.compile(r"(?<!\\)(?:\\\\)*\[\^((?:\\.|[^\\\]])*)\]", re.DOTALL)
+_SURE = re.compile(r"""-?(?:[A-Z]-[A-Z]|[a-z]-[a-z]|[0-9]-[0-9]|\\[dwsnrtfv./+*?()\[\]{}|^$-]|[^"\\-])*-?""")
 
 _PCT = "%[0-9A-Fa-f]{2}"
 _BEYOND = "\\u00a0-\\ud7ff\\uf900-\\ufdcf\\ufdf0-\\uffef"
@@ -44,9 +51,27 @@ def _uri(more: str, *, relative: bool) -> str:
 
 _POINTER = "(?:/(?:[^~/]|~[01])*)*"
 _LABEL = "[a-z0-9]{1,15}(?:-[a-z0-9]{1,15}){0,2}"
+_HOST_LABEL = "(?:[A-Za-z0-9]{1,63}|[A-Za-z0-9]{1,15}(?:-[A-Za-z0-9]{1,15}){1,3})"
+_SHORT_LABEL = "[A-Za-z0-9]{1,12}(?:-[A-Za-z0-9]{1,12})?"
+_HOST = f"(?:{_HOST_LABEL}(?:\\.{_HOST_LABEL}){{0,2}}|{_SHORT_LABEL}(?:\\.{_SHORT_LABEL}){{3,8}})"
+_ATOM = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
+_MAILBOX = f"(?:{_ATOM}{{1,64}}|{_ATOM}{{1,31}}\\.{_ATOM}{{1,31}}|{_ATOM}{{1,15}}(?:\\.{_ATOM}{{1,15}}){{2,3}})"
+_LEAP = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)-02-29"
+_LONG_MONTHS, _SHORT_MONTHS = "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])", "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+_DAY = f"(?:{_LONG_MONTHS}|{_SHORT_MONTHS}|02-(?:0[1-9]|1[0-9]|2[0-8]))"
+_DATE = f"(?:[0-9]{{4}}-{_DAY}|{_LEAP})"
+_CLOCK = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+_TIME = f"{_CLOCK}:[0-5][0-9](?:\\.[0-9]{{1,9}})?(?:[Zz]|[+-]{_CLOCK})"
 _VARIABLE = "(?:[A-Za-z0-9_]+(?:\\.[A-Za-z0-9_]+)*)(?::[1-9][0-9]{0,3}|\\*)?"
-# Formats that llguidance does not know: what each pattern admits is of the format, though not always the reverse.
+# Formats that llguidance does not know, or takes too widely: what each pattern admits is of the format, though not
+# always the reverse.
 _PATTERNS = {
+    "date": f"^{_DATE}$",
+    "time": f"^{_TIME}$",
+    "date-time": f"^{_DATE}[Tt]{_TIME}$",
+    "hostname": f"^{_HOST}$",
+    "email": f"^{_MAILBOX}@{_HOST}$",
+    "idn-email": f"^{_MAILBOX}@{_HOST}$",
     "uri": _uri("", relative=False),
     "uri-reference": _uri("", relative=True),
     "iri": _uri(_BEYOND, relative=False),
@@ -56,8 +81,7 @@ _PATTERNS = {
     "relative-json-pointer": f"^(?:0|[1-9][0-9]{{0,8}})(?:#|{_POINTER})$",
     "idn-hostname": f"^{_LABEL}(?:\\.{_LABEL}){{0,3}}$",
 }
-_NARROWER = {"idn-email": "email"}
-_ENFORCED = {"date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"}  # by llguidance
+_ENFORCED = {"duration", "ipv4", "ipv6", "uuid"}  # by llguidance
 
 
 class TooLargeError(ValueError):
@@ -77,56 +101,81 @@ def rewritten(schema: Schema, *, narrow: bool = True) -> Schema:
     Raises:
         TooLargeError: it would be too large.
     """
-    made = _Writing(schema, narrow=narrow).write(schema)
-    return {**made, "$schema": _DRAFT} if isinstance(made, dict) else {}
+    return Written(schema, narrow=narrow).schema
 
 
-def validated(schema: Schema) -> list[tuple[walk.Path, str]]:
-    """List what a grammar for a schema does not enforce, so that it shows only when the answer is validated.
+class Written:
+    """A schema that is rewritten, and what of it is loosened by that.
 
-    Returns:
-        The path to each such keyword, the keyword included, and the keyword.
+    Args:
+        root: a valid JSON Schema of any draft from 4 on, not deeper than `walk.DEEPEST`.
+        narrow: as `rewritten` takes it.
+
+    Raises:
+        TooLargeError: it would be too large.
     """
-    writing = _Writing(schema, narrow=True)
-    return [((*path, keyword), keyword) for path, node in walk.nodes(schema) for keyword in writing.loose(node)]
-
-
-class _Writing:
-    """A schema that is being rewritten, its references, and how much was written."""
 
     def __init__(self, root: Schema, *, narrow: bool) -> None:
-        self._opposites = Opposites(root)
+        self._modern = Modern(root)
+        self._opposites = Opposites(self._modern.schema)
         self._narrow = narrow
         self._written = 0
+        self._path: walk.Path = ()
+        self._least = _least_items(self._modern.schema)
+        self.places: dict[int, walk.Path] = {}
+        self.loosened: list[tuple[walk.Path, str]] = []
+        made = self.write(self._modern.schema)
+        self.schema: Schema = {**made, "$schema": DRAFT} if isinstance(made, dict) else {}
+        self.places[id(self.schema)] = ()
 
     def write(self, schema: Found) -> Found:
+        """Rewrite a schema inside the whole."""
         self._written += 1
         if self._written > _MOST_NODES:
             raise TooLargeError("$: the choices of the schema combine into too many")
         if isinstance(schema, bool):
             return schema
-        made = self._opposites.modern(schema)
-        parts = [found for found in self._parts(made) if found is not True]
+        above, self._path = self._path, self._modern.paths.get(id(schema), self._path)
+        if id(schema) in self._modern.paths:
+            self._doubt(schema)
+        made = dict(schema)
+        parts = [found for found in self._parts(made, self._least.get(id(schema), 0)) if found is not True]
         if parts:
             made["allOf"] = [*made.get("allOf", ()), *parts]
-        return walk.mapped(made, self.write)
+        made = walk.mapped(made, self.write)
+        self.places[id(made)] = self._path
+        self._path = above
+        return made
 
-    def loose(self, schema: Schema) -> Iterator[str]:
-        """Yield the keywords of a schema that are only validated."""
-        schema = self._opposites.modern(schema)
-        if "oneOf" in schema and self._one_of(schema["oneOf"]) is None:
-            yield "oneOf"
-        if schema.get("format") == "regex":
-            yield "format"
-        if schema.get("uniqueItems") is True and _unique(schema, narrow=True) is None:
-            yield "uniqueItems"
+    def _doubt(self, schema: Schema) -> None:
+        """Note the expressions that llguidance takes for wider than they are."""
+        if isinstance(schema.get("pattern"), str) and not _is_sure(schema["pattern"]):
+            self._loosen("pattern")
+        if not all(map(_is_sure, schema.get("patternProperties", ()))):
+            self._loosen("patternProperties")
+        names = schema.get("propertyNames")
+        if isinstance(names, dict) and not _is_sure(str(names.get("pattern", ""))):
+            self._loosen("propertyNames")
 
-    def _parts(self, schema: Schema) -> Iterator[Found]:
+    def place(self, path: walk.Path, keyword: str) -> tuple[walk.Path, str]:
+        """Name the keyword of the original that is at a path, or what stands for it there."""
+        there = self._modern.keywords.get(path, [])
+        instead = [keyword, "not", "oneOf", "if", "allOf", "anyOf", "$ref", "propertyNames", "properties", *there]
+        found = next((name for name in instead if name in there), keyword)
+        return (*path, found), found
+
+    def _loosen(self, keyword: str) -> None:
+        if (found := self.place(self._path, keyword)) not in self.loosened:
+            self.loosened.append(found)
+
+    def _parts(self, schema: Schema, least: int) -> Iterator[Found]:
         """Take out of a schema what llguidance does not know; yield what says the same."""
         _evaluated(schema)
         if isinstance(schema.get("oneOf"), list):
             choices = schema.pop("oneOf")
             found = self._one_of(choices)
+            if found is None:
+                self._loosen("oneOf")
             yield {"anyOf": choices} if found is None else found
         if "not" in schema and (found := self._opposites.opposite(schema["not"])) is not None:
             del schema["not"]
@@ -140,7 +189,7 @@ class _Writing:
         yield from _dependent(schema)
         yield from self._formats(schema)
         _names(schema)
-        self._lists(schema)
+        self._lists(schema, least)
         yield from _counted(schema)
 
     def _one_of(self, choices: list[Found]) -> Found | None:
@@ -169,15 +218,18 @@ class _Writing:
         if not isinstance(named, str) or named in _ENFORCED:
             return
         del schema["format"]  # what no standard defines says nothing
-        if named in _NARROWER:
-            schema["format"] = _NARROWER[named]
+        if named == "regex":
+            self._loosen("format")
         if named in _PATTERNS:
             bound = {"maxLength": max(_LONGEST_STRING, schema.get("minLength", 0))} if self._narrow else {}
             yield {"pattern": _PATTERNS[named]} | ({} if "maxLength" in schema else bound)
 
-    def _lists(self, schema: Schema) -> None:
+    def _lists(self, schema: Schema, least: int) -> None:
         if schema.pop("uniqueItems", None) is True:
-            schema |= _unique(schema, narrow=self._narrow) or {}
+            found = _unique({**schema, "minItems": max(least, schema.get("minItems", 0))}, narrow=self._narrow)
+            if found is None:
+                self._loosen("uniqueItems")
+            schema |= found or {}
         if "contains" not in schema:  # alone, they say nothing
             schema.pop("minContains", None)
             schema.pop("maxContains", None)
@@ -191,6 +243,10 @@ class _Writing:
             schema["minItems"] = max(least, schema.get("minItems", 0))
             if not schema["prefixItems"]:
                 del schema["prefixItems"]
+
+
+def _is_sure(pattern: str) -> bool:
+    return all(_SURE.fullmatch(found[1]) for found in _NEGATED.finditer(pattern))
 
 
 def _unique(schema: Schema, *, narrow: bool) -> Schema | None:
@@ -282,3 +338,15 @@ def _counted(schema: Schema) -> Iterator[Found]:
 
 def _without(names: tuple[str, ...]) -> Found:
     return {"properties": dict.fromkeys(names, False)} if names else True
+
+
+def _least_items(root: Schema) -> dict[int, int]:
+    """Map the schemas with `uniqueItems`, by `id`, to how many items those beside them ask for."""
+    if not any(node.get("uniqueItems") is True for _, node in walk.nodes(root)):
+        return {}
+    found: dict[int, int] = {}
+    for _, node in walk.nodes(root):
+        parts = [node, *parts_of(node, root)] if {"allOf", "anyOf", "$ref"} & node.keys() else []
+        least = max((part.get("minItems", 0) for part in parts), default=0)
+        found |= {id(part): max(least, found.get(id(part), 0)) for part in parts if "uniqueItems" in part}
+    return found

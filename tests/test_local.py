@@ -508,27 +508,29 @@ def test_threads_share_an_engine(engine, model):
                 assert violation(json.loads(text(response)), schema) is None
 
 
-def test_what_is_proven_is_remembered_for_other_engines_and_a_failure_too(fresh, tiny, private_home):
+def test_what_is_proven_is_remembered_for_other_engines(fresh, tiny, private_home):
     from bx.engines.local import Local
 
     schema = {"type": "object", "properties": {"a": {"type": "null"}}, "required": ["a"]}
     first = text(ask(fresh, "hi", tiny, schema=schema, maxTokens=64))
     kept = next(private_home.rglob("grammars.json"))
     facts = json.loads(kept.read_text())
-    assert sorted(held for _, held in facts.values()) == [False, True], "the test itself, and the grammar"
-    other = Local()
-    try:
-        assert text(ask(other, "hi", tiny, schema=schema, maxTokens=64)) == first
-        assert json.loads(kept.read_text()) == facts
-    finally:
-        other.close()
-    another = Local()
-    kept.write_text(json.dumps({key: (until, False) for key, (until, _) in facts.items()}))
-    try:
-        assert ask(another, "hi", tiny, schema=schema)
-        assert len(json.loads(kept.read_text())) == len(facts) + 1, "the next grammar was tried"
-    finally:
-        another.close()
+    assert [fact for _, fact in facts.values()] == ["proven", "proven"], "the test itself, and the grammar"
+    for damage in (facts, {key: (until, False) for key, (until, _) in facts.items()}, {}):
+        kept.write_text(json.dumps(damage))
+        other = Local()
+        try:
+            assert text(ask(other, "hi", tiny, schema=schema, maxTokens=64)) == first
+        finally:
+            other.close()
+        assert json.loads(kept.read_text()).keys() == facts.keys()
+
+
+def test_a_proof_that_failed_is_not_remembered(fresh, tiny, private_home):
+    with pytest.raises(ClientError, match="cannot be enforced"):
+        ask(fresh, "hi", tiny, schema={"type": "object", "properties": {"a": False}, "required": ["a"]})
+    kept = [json.loads(file.read_text()) for file in private_home.rglob("grammars.json")]
+    assert {fact for facts in kept for _, fact in facts.values()} <= {"proven"}
 
 
 def test_requests_that_fill_the_shared_context_wait_for_each_other(fresh, tiny, monkeypatch):

@@ -222,31 +222,32 @@ def _leaning(model: llama.Model, spec: dict[str, Any], said: str) -> float:
 
 
 def _prove(path: Path, model: llama.Model, schema: dict[str, Any]) -> str:
-    if _held(path, model, None):
+    if not _passes(path, model, None):
         raise error("ModelErrorException", "The embedded model cannot be held to a schema: the test fails")
     for candidate in grammar.candidates(schema):
-        if _held(path, model, candidate):
+        if _passes(path, model, candidate):
             return candidate
     reason = grammar.refusal(schema, lambda candidate: _holds(model, candidate))
     raise _unenforceable(f"{reason}. Remove it and try again.")
 
 
-def _held(path: Path, model: llama.Model, candidate: str | None) -> bool:
-    """Whether a model is held to a grammar, as this or another process found out in the last 24 hours.
+def _passes(path: Path, model: llama.Model, candidate: str | None) -> bool:
+    """Whether a model is held to a grammar, or to nothing without one; a proof is remembered for 24 hours.
 
     The same build of the library, the same file and the same text give the same result; and were it not so, the
-    finished answer is validated all the same.
+    finished answer is validated all the same. What failed is tried again: it may have been the moment.
     """
     memory, digest = Memory("grammars", _REMEMBERED), hashlib.sha256((candidate or "").encode())
     library = importlib.util.find_spec("xllamacpp")
     for file in (path, *(Path(library.origin).parent.glob("*") if library and library.origin else ())):
         found = file.stat()
         digest.update(f"\n{file}\n{found.st_size}\n{found.st_mtime_ns}".encode())
-    held = memory.get(digest.hexdigest())
-    if held is None:
-        held = _holds(model, candidate)
-        memory.put(digest.hexdigest(), held)
-    return bool(held)
+    if memory.get(digest.hexdigest()) == "proven":
+        return True
+    passed = _holds(model, candidate) is (candidate is not None)
+    if passed:
+        memory.put(digest.hexdigest(), "proven")
+    return passed
 
 
 def _holds(model: llama.Model, candidate: str | None) -> bool:

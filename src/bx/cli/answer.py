@@ -173,17 +173,13 @@ def _data(response: Response, schema: Schema, options: argparse.Namespace, termi
 
 def _stream(response: Response, schema: Schema | None, options: argparse.Namespace, terminal: Terminal) -> None:
     stream = response["stream"]
-    turn: list[Event] = []
     if options.raw and schema is not None:
         terminal.line(_json({"ResponseMetadata": response.get("ResponseMetadata", {})}, None))
     events = _printed(stream, options, terminal)
     if schema is not None and options.jsonl:
         events = _lined(stream, schema, options, terminal)
     try:
-        for event in events:
-            if "messageStart" in event:  # where tools are run, an answer has several turns
-                turn.clear()
-            turn.append(event)
+        turn, written = _last_turn(events, with_text=schema is not None)
     finally:
         stream.close()
     whole = converse.collect(turn)
@@ -193,7 +189,7 @@ def _stream(response: Response, schema: Schema | None, options: argparse.Namespa
     if called and not options.raw:
         _write_calls(called, options, terminal)
     if schema is None:
-        _warn(whole["stopReason"], written=bool(called or converse.text(whole)), terminal=terminal)
+        _warn(whole["stopReason"], written=bool(called or written), terminal=terminal)
     if schema is None or called:
         return
     try:
@@ -201,6 +197,20 @@ def _stream(response: Response, schema: Schema | None, options: argparse.Namespa
     except converse.InvalidAnswer as invalid:
         invalid.text = ""  # it has been printed already
         raise
+
+
+def _last_turn(events: Iterator[Event], *, with_text: bool) -> tuple[list[Event], bool]:
+    """Take all events and keep the last turn's, its text only on demand; also tells whether there was any."""
+    turn: list[Event] = []
+    written = False
+    for event in events:
+        if "messageStart" in event:  # where tools are run, an answer has several turns
+            turn.clear()
+        is_text = "text" in event.get("contentBlockDelta", {}).get("delta", {})
+        written = written or is_text
+        if with_text or not is_text:
+            turn.append(event)
+    return turn, written
 
 
 def _printed(stream: Any, options: argparse.Namespace, terminal: Terminal) -> Iterator[Event]:

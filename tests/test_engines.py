@@ -77,15 +77,6 @@ def equipped(structured):
     return Equipped(engine, []), model
 
 
-@pytest.fixture(scope="module")
-def loaded():
-    from bx.engines.local import Local
-
-    engine = Local()
-    yield engine
-    engine.close()
-
-
 @pytest.fixture
 def local(loaded, local_weights):
     return loaded, "local"

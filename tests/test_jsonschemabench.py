@@ -11,31 +11,26 @@ import os
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
 
+import sample
 from bx import grammar
 from bx.converse import request, text
 from bx.grammar.rewrite import rewritten
 from bx.instances import violation
 
-SAMPLE = Path(os.environ.get("BX_JSONSCHEMABENCH", Path(__file__).parents[2] / "shared/jsonschemabench/sample.jsonl"))
 EVERY = 1 if os.environ.get("BX_JSONSCHEMABENCH_ALL") else 5
 SECONDS = 3600 if EVERY == 1 else 40  # that answering may take
-MISSING = (
-    "no sample of JSONSchemaBench: draw some files of its folder maskbench/data (guidance-ai/jsonschemabench on "
-    "GitHub), write each as one line with its name, schema and tests, and set BX_JSONSCHEMABENCH to that file"
-)
 
-pytestmark = pytest.mark.skipif(not SAMPLE.exists(), reason=MISSING)
+pytestmark = sample.needed
 llguidance = pytest.importorskip("llguidance", reason="the extra 'local' is not installed")
 
 
 @pytest.fixture(scope="module")
 def cases():
-    return [json.loads(line) for line in SAMPLE.read_text(encoding="utf-8").splitlines()]
+    return sample.cases()
 
 
 @pytest.fixture(scope="module")

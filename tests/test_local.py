@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import random
 import struct
 import threading
@@ -15,12 +14,12 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError, EventStreamError
 
+import sample
 import tiny_model
 from bx import grammar
 from bx.converse import collect, deltas, error, request, text
 from bx.instances import violation
 
-SAMPLE = Path(os.environ.get("BX_JSONSCHEMABENCH", Path(__file__).parents[2] / "shared/jsonschemabench/sample.jsonl"))
 STORY = "Write a very long story about a lighthouse keeper, a storm and a lost ship."
 LONG = "The quick brown fox jumps over the lazy dog. " * 150
 INCIDENT = {
@@ -364,12 +363,10 @@ def test_what_is_finished_is_valid_against_the_original_schema(engine, model):
     assert sum(response["stopReason"] == "end_turn" for _, response in answers) >= 20
 
 
-@pytest.mark.skipif(
-    not SAMPLE.exists(), reason="no JSONSchemaBench sample: set BX_JSONSCHEMABENCH to its sample.jsonl"
-)
+@sample.needed
 def test_a_real_schema_is_enforced_or_refused_with_its_place(engine, model, tiny):
     held = 0
-    cases = [json.loads(line) for line in SAMPLE.read_text().splitlines()][:80]
+    cases = sample.cases()[:80]
     for case in cases:
         schema = case["schema"]
         try:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import time
 import tomllib
 from pathlib import Path
 
 import pytest
 
+import sample
 from bx.schema import check as checker
 from bx.schema import conditions
 from bx.schema.check import FAMILIES, InvalidSchema, check, counts, limits, well_formed
 
 ROOT = Path(__file__).parent.parent
 RULES = tomllib.loads((ROOT / "src" / "bx" / "schema" / "rules.toml").read_text())["rule"]
-SAMPLE = Path(os.environ.get("BX_JSONSCHEMABENCH", ROOT.parent / "shared" / "jsonschemabench" / "sample.jsonl"))
 
 
 def closed(**properties):
@@ -463,10 +462,9 @@ def test_time_grows_with_the_size_and_no_faster():
     assert seconds(8_000) < 8 * seconds(2_000)  # 4 times the size; a quadratic step would make it 16 times
 
 
+@sample.needed
 def test_real_schemas_are_checked_in_well_under_a_millisecond_each():
-    if not SAMPLE.exists():
-        pytest.skip("set BX_JSONSCHEMABENCH to a file of schemas, one a line, from guidance-ai/jsonschemabench")
-    schemas = [json.loads(line)["schema"] for line in SAMPLE.read_text().splitlines()]
+    schemas = [case["schema"] for case in sample.cases()]
     started = time.perf_counter()
     for schema in schemas:
         well_formed(schema)

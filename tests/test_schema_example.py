@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sample
 from bx import instances
 from bx.schema import values
 from bx.schema.example import NoExample, example
 
-BESIDE = Path(__file__).parent.parent.parent / "shared" / "jsonschemabench"
 MAP = {"type": "object", "patternProperties": {"^x-": {}}, "additionalProperties": False}
 DRAFT_4 = "http://json-schema.org/draft-04/schema#"
 # Kept before the tests' private home clears such variables.
-SAMPLE = Path(os.environ.get("BX_JSONSCHEMABENCH", BESIDE))
 
 
 @pytest.mark.parametrize(
@@ -166,13 +163,9 @@ def test_any_schema_has_a_valid_example_or_an_error(schema):
     assert instances.violation(value, schema) is None
 
 
+@sample.needed
 def test_most_schemas_of_a_public_corpus_have_an_example():
-    path = SAMPLE / "sample.jsonl" if SAMPLE.is_dir() else SAMPLE
-    if not path.exists():
-        pytest.skip(
-            "no sample of JSONSchemaBench: put its sample.jsonl into a folder and name that in BX_JSONSCHEMABENCH"
-        )
-    found, schemas = 0, [json.loads(line)["schema"] for line in path.read_text(encoding="utf-8").splitlines()]
+    found, schemas = 0, [case["schema"] for case in sample.cases()]
     for schema in schemas:
         try:
             found += instances.violation(example(schema), schema) is None

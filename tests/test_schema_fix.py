@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
 import time
 from pathlib import Path
 
@@ -12,13 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import sample
 from bx.instances import violation
 from bx.schema import words
 from bx.schema.check import FAMILIES, InvalidSchema, check, counts
 from bx.schema.fix import Unfixable, fix, restore
+from test_schema_check import closed
 
 ROOT = Path(__file__).parent.parent
-SAMPLE = Path(os.environ.get("BX_JSONSCHEMABENCH", ROOT.parent / "shared" / "jsonschemabench" / "sample.jsonl"))
 TEXT = {"type": "string"}
 B = {"const": "B"}
 TEXTS_7 = {"$schema": "http://json-schema.org/draft-07/schema#", "definitions": {"s": {"type": "string"}}}
@@ -28,15 +27,6 @@ MATCHED = {
     "additionalProperties": {"const": "A"},
 }
 NULL = {"type": "null"}
-
-
-def closed(**properties):
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
 
 
 def fixed(schema, family="claude"):
@@ -455,16 +445,11 @@ def test_restoring_never_makes_a_valid_value_invalid_and_never_changes_one(schem
         assert restore(again, schema) == again
 
 
-def sample():
-    if not SAMPLE.exists():
-        pytest.skip("set BX_JSONSCHEMABENCH to a file of schemas, one a line, from guidance-ai/jsonschemabench")
-    return [json.loads(line) for line in SAMPLE.read_text().splitlines()]
-
-
+@sample.needed
 @pytest.mark.parametrize("family", FAMILIES)
 def test_real_schemas_are_fixed_and_their_valid_instances_pass(family):
     done = 0
-    for case in sample():
+    for case in sample.cases():
         try:
             result, _ = fix(case["schema"], family)
         except Unfixable:

@@ -36,15 +36,6 @@ JSON = st.recursive(
 )
 
 
-@pytest.fixture(scope="module")
-def loaded():
-    from bx.engines.local import Local
-
-    engine = Local()
-    yield engine
-    engine.close()
-
-
 @pytest.fixture
 def local(loaded, local_weights):
     return loaded

@@ -112,6 +112,17 @@ def json_path(steps: Iterable[str | int]) -> str:
     return spelled
 
 
+def canonical(value: Any) -> str:
+    """Spell a JSON value so that equal values are spelled alike: 1 and 1.0 are equal, 1 and true are not."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, list):
+        return f"[{','.join(map(canonical, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{json.dumps(name)}:{canonical(value[name])}' for name in sorted(value))}}}"
+    return json.dumps(value)
+
+
 def _validator(schema: dict[str, Any]) -> Any:
     import jsonschema_rs
 

@@ -127,8 +127,10 @@ def is_call(block: dict[str, Any]) -> bool:
 
 def without_answer(asked: Asked, response: Response) -> Response:
     """Leave out the call of our tool where another was called first."""
+    if not asked.tool:
+        return response
     message = response["output"]["message"]
-    kept = [block for block in message["content"] if block.get("toolUse", {}).get("name", "") != (asked.tool or None)]
+    kept = [block for block in message["content"] if block.get("toolUse", {}).get("name") != asked.tool]
     return {**response, "output": {"message": {**message, "content": kept}}}
 
 

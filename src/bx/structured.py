@@ -177,7 +177,7 @@ class Structured:
         while True:
             at_once = stream and (at_once or (asked.plan.unary and "toolConfig" in asked.request))
             if at_once:
-                self._tell(asked, "The answer comes in one piece: the model cannot stream it for this request")
+                self._tell(request, "The answer comes in one piece: the model cannot stream it for this request")
             if at_once and schema is not None:
                 return asked, {}
             try:
@@ -226,11 +226,11 @@ class Structured:
         asked = rungs.ask(plan, request, fitted, capabilities.fields(_model(request)))
         asked = asked._replace(enforced=plan.enforced and not loose)
         if not plan.enforced and plan.family != "local":
-            self._tell(asked, f"JSON through {_RUNGS[plan.rung]}: checked, not enforced by a grammar")
+            self._tell(request, f"JSON through {_RUNGS[plan.rung]}: checked, not enforced by a grammar")
         if loose:
-            self._tell(asked, f"Checked, not enforced by a grammar: {_named(loose)}")
+            self._tell(request, f"Checked, not enforced by a grammar: {_named(loose)}")
         if "toolChoice" in request.get("toolConfig", {}) and asked.tool:
-            self._tell(asked, "The model is free to choose a tool or the answer: toolChoice cannot be kept to here")
+            self._tell(request, "The model is free to choose a tool or the answer: toolChoice cannot be kept to here")
         return asked, any(change.keyword == "required" for change in changes)
 
     def _fitted(self, request: Request, plan: Plan, schema: Schema) -> tuple[Plan, Schema, list[fix.Change]]:
@@ -243,7 +243,7 @@ class Structured:
             except fix.Unfixable as why:
                 if self._guarantee == "enforced":
                     raise
-                self._tell(rungs.Asked(request, plan), f"The model cannot be held to the schema: {why}")
+                self._tell(request, f"The model cannot be held to the schema: {why}")
                 plan = plan._replace(rung="tool", strict=False)
         try:
             return plan, *fix.fix(schema, "tool")
@@ -260,7 +260,7 @@ class Structured:
             return request
         held = [schema, *strict] if schema is not None and plan.enforced else strict
         if plan.strict and (over := check.limits(held, len(strict), plan.family)):
-            self._tell(rungs.Asked(request, plan), f"The tools are not enforced by a grammar: {over[0].says}")
+            self._tell(request, f"The tools are not enforced by a grammar: {over[0].says}")
             plan = plan._replace(strict=False)
         tools = [self._tool(request, tool, plan) if _is_strict(tool) else tool for tool in config["tools"]]
         return {**request, "toolConfig": {**config, "tools": tools}}
@@ -284,7 +284,7 @@ class Structured:
         message = f"The input of the tool {spec['name']} is not enforced by a grammar: {why}"
         if self._guarantee == "enforced":
             raise NotEnforced(message, remedy)
-        self._tell(rungs.Asked(request, plan), message)
+        self._tell(request, message)
         return {**tool, "toolSpec": spec}
 
     def _check_enforced(self, request: Request, plan: Plan, loose: list[walk.Path]) -> None:
@@ -292,8 +292,8 @@ class Structured:
         if not plan.enforced:
             message = f"No grammar holds {request.get('modelId')} to a schema, and the guarantee is 'enforced'"
             raise NotEnforced(message, self._suggestion(_model(request)))
-        for path in loose:
-            message = f"{json_path(path)} would be checked, not enforced, and the guarantee is 'enforced'"
+        if loose:
+            message = f"{json_path(loose[0])} would be checked, not enforced, and the guarantee is 'enforced'"
             raise NotEnforced(message, "Remove it, or choose --guarantee validated")
 
     def _suggestion(self, model: str) -> str:
@@ -321,7 +321,7 @@ class Structured:
         if not asked.plan.enforced or asked.plan.family == "local":
             yield
             return
-        timer = threading.Timer(_PATIENCE, self._tell, [asked, _SLOW])
+        timer = threading.Timer(_PATIENCE, self._tell, [asked.request, _SLOW])
         timer.daemon = True
         timer.start()
         try:
@@ -329,9 +329,9 @@ class Structured:
         finally:
             timer.cancel()
 
-    def _tell(self, asked: Asked, note: str) -> None:
+    def _tell(self, request: Request, note: str) -> None:
         """Tell people something about a model, once."""
-        if (told := (_model(asked.request), note)) not in self._told:
+        if (told := (_model(request), note)) not in self._told:
             self._told.add(told)
             _log.warning("%s", note)
 

@@ -8,9 +8,9 @@ does whatever takes too many steps. This module knows no grammar and no model.
 from __future__ import annotations
 
 import contextlib
-import json
 from typing import TYPE_CHECKING, Any
 
+from bx.instances import canonical
 from bx.schema import walk
 
 if TYPE_CHECKING:
@@ -208,17 +208,6 @@ def values_of(schema: Found | None) -> list[Any] | None:
         return [True, False]
     listed = schema.get("enum")
     return list({canonical(value): value for value in listed}.values()) if isinstance(listed, list) else None
-
-
-def canonical(value: Any) -> str:
-    """Spell a JSON value so that equal values are spelled alike: 1 and 1.0 are equal, 1 and true are not."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, list):
-        return f"[{','.join(map(canonical, value))}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{json.dumps(name)}:{canonical(value[name])}' for name in sorted(value))}}}"
-    return json.dumps(value)
 
 
 def has_names(root: Schema) -> bool:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from bx.grammar.keys import parts_of
 from bx.grammar.modern import DRAFT, Modern
-from bx.grammar.opposite import Found, Opposites, Schema, both, canonical, either, values_of
+from bx.grammar.opposite import Found, Opposites, Schema, both, either, values_of
+from bx.instances import canonical
 from bx.schema import walk
 
 if TYPE_CHECKING:

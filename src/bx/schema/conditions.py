@@ -6,10 +6,10 @@ what the finding may quote. Each takes linear time. This module knows no model a
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bx.instances import canonical
 from bx.schema import walk
 
 if TYPE_CHECKING:
@@ -93,18 +93,7 @@ def is_type(value: Any, name: str) -> bool:
 
 def same(one: Any, other: Any) -> bool:
     """Whether two JSON values are equal: unlike in Python, true is not 1."""
-    return bool(one == other) and key(one) == key(other)
-
-
-def key(value: Any) -> str:
-    """Spell a JSON value so that equal values are spelled alike: 1 and 1.0 are equal, 1 and true are not."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, list):
-        return f"[{','.join(map(key, value))}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{json.dumps(name)}:{key(value[name])}' for name in sorted(value))}}}"
-    return json.dumps(value)
+    return bool(one == other) and canonical(one) == canonical(other)
 
 
 def is_object(node: Schema) -> bool:

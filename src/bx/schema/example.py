@@ -100,7 +100,7 @@ class _Maker:
         failures: list[NoExample] = []
         for value in itertools.islice(self._proposals(schema, path, failures, count), _TRIES + 2 * count):
             self._spend(path)
-            key = _key(value) if count > 1 else str(len(keys))
+            key = instances.canonical(value) if count > 1 else str(len(keys))
             if key not in keys and self._fits(value, schema):
                 keys.add(key)
                 found.append(value)
@@ -262,7 +262,7 @@ class _Maker:
             return []
         at = (*path, len(before or []))
         if plain.get("uniqueItems"):
-            known = {_key(value) for value in before or []}
+            known = {instances.canonical(value) for value in before or []}
             values = (
                 self.several(schema, at, min(count + len(known), _LONGEST))
                 if not known
@@ -276,7 +276,11 @@ class _Maker:
     def _fresh(self, schema: Any, path: Path, count: int, known: set[str]) -> list[Any]:
         """Make different values that are none of those that are known."""
         for extra in range(len(known) + 1):
-            values = [value for value in self.several(schema, path, count + extra) if _key(value) not in known]
+            values = [
+                value
+                for value in self.several(schema, path, count + extra)
+                if instances.canonical(value) not in known
+            ]
             if len(values) >= count:
                 return values
         raise NoExample(path, f"no {count} different values were found")
@@ -322,8 +326,8 @@ def _both(first: Schema, second: Schema) -> Schema:
         elif keyword == "type":
             both[keyword] = _shared_types(one, other)
         elif keyword == "enum":
-            keys = {_key(value) for value in other}
-            both[keyword] = [value for value in one if _key(value) in keys]
+            keys = {instances.canonical(value) for value in other}
+            both[keyword] = [value for value in one if instances.canonical(value) in keys]
         elif keyword in ("items", "additionalProperties") and not isinstance(one, list) and one != other:
             both[keyword] = {"allOf": [one, other]}
     return both
@@ -362,13 +366,6 @@ def _size(value: Any) -> int:
         size += 1
         left += item.values() if isinstance(item, dict) else item if isinstance(item, list) else []
     return size
-
-
-def _key(value: Any) -> str:
-    """Tell values apart as JSON does: 1 and 1.0 are one, 1 and true are two."""
-    import json
-
-    return json.dumps(float(value) if _is_number(value) and abs(value) < 2**53 else value, sort_keys=True)
 
 
 def _is_number(value: Any) -> bool:

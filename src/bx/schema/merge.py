@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bx.instances import canonical
 from bx.schema import conditions, words
 
 Schema = dict[str, Any]
@@ -48,8 +49,8 @@ def merged(one: Schema, other: Schema) -> tuple[Schema, Schema | None]:
         elif keyword == "type":
             result[keyword] = _types(one, other)
         elif keyword == "enum":
-            known = {conditions.key(value) for value in others}
-            result[keyword] = [value for value in mine if conditions.key(value) in known]
+            known = {canonical(value) for value in others}
+            result[keyword] = [value for value in mine if canonical(value) in known]
         elif keyword == "items" and not isinstance(mine, list) and not isinstance(others, list):
             result[keyword] = _both(mine, others)
         elif keyword not in (*_OBJECT, *conditions.ANNOTATIONS) and mine != others:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bx import weights
-from endpoint import Endpoint
 from package_index import PackageIndex
+from scripted import Scripted
 
 # Kept before any test gets a home of its own: the weights are fetched once, into the user's cache.
 WEIGHTS = weights.folder()
@@ -37,7 +37,7 @@ def private_home(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def endpoint():
     """A Bedrock on loopback, over the echo engine."""
-    with Endpoint() as running:
+    with Scripted() as running:
         yield running
 
 

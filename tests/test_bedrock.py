@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 
 import pytest
@@ -12,21 +13,20 @@ from botocore.exceptions import BotoCoreError, ClientError, EventStreamError, Re
 import bx.engines.bedrock
 from bx.converse import collect, deltas, request, text
 from bx.engines.bedrock import Bedrock
-from endpoint import (
+from bx.server.frames import corrupted, frame
+from scripted import (
     CLOSED,
     HANGUP,
     REFUSED,
     RESET,
     SILENCE,
     STALL,
-    Endpoint,
-    Reply,
+    Scripted,
     broken,
     closed_port,
-    corrupted,
     exception,
     failure,
-    frame,
+    reply,
 )
 
 MODEL = "global.anthropic.claude-sonnet-4-6"
@@ -107,7 +107,7 @@ def test_what_another_attempt_cannot_heal_is_sent_once(engine, endpoint, final):
     assert len(endpoint.requests) == 1
 
 
-@pytest.mark.parametrize("ending", [CLOSED, REFUSED, Reply(body=[b'{"output": ', HANGUP])])
+@pytest.mark.parametrize("ending", [CLOSED, REFUSED, reply(body=[b'{"output": ', HANGUP])])
 def test_a_request_is_not_sent_again_when_the_connection_closes_after_it(engine, endpoint, ending):
     """It may have been answered, and billed."""
     endpoint.script.append(ending)
@@ -199,7 +199,7 @@ def test_an_exception_inside_a_stream_keeps_its_name(engine, endpoint, kind):
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"output": {"message": {"ro'])
 def test_a_truncated_answer_is_an_error_and_no_answer(engine, endpoint, body):
-    endpoint.script.append(Reply(body=body))
+    endpoint.script.append(reply(body=body))
     with pytest.raises(ClientError, match=r"ended before"):
         engine.converse(**request("hello", model=MODEL))
     assert len(endpoint.requests) == 1
@@ -211,6 +211,63 @@ def test_a_closed_stream_closes_the_connection(engine, endpoint):
     next(iter(stream))
     stream.close()
     assert text(engine.converse(**request("hello", model=MODEL))) == "hello"
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_stalled_stream_that_another_thread_closes_ends_at_once(engine, endpoint, after):
+    endpoint.script.append(broken(after, STALL))
+    stream = engine.converse_stream(**request("one two three", model=MODEL))["stream"]
+    arrived, failed = [], []
+
+    def read():
+        try:
+            arrived.extend(stream)
+        except EventStreamError as failure:
+            failed.append(failure)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    while len(arrived) < after:
+        time.sleep(0.005)
+    time.sleep(0.05)  # by now it waits for the network
+    started = time.monotonic()
+    closer = threading.Thread(target=stream.close, daemon=True)
+    closer.start()
+    closer.join(3)
+    reader.join(3)
+    assert not closer.is_alive()
+    assert not reader.is_alive()
+    assert time.monotonic() - started < 1
+    assert failed
+    assert text(engine.converse(**request("hello", model=MODEL))) == "hello"
+
+
+def test_closing_a_stream_that_was_read_leaves_its_connection_to_others(engine, endpoint):
+    for _ in range(3):
+        stream = engine.converse_stream(**request("hello", model=MODEL))["stream"]
+        collect(stream)
+        stream.close()
+        stream.close()
+    assert text(engine.converse(**request("hello", model=MODEL))) == "hello"
+
+
+COUNTED = {"converse": {"messages": [{"role": "user", "content": [{"text": "hello"}]}]}}
+
+
+def test_tokens_are_counted_by_the_service_and_asked_for_again(engine, endpoint):
+    endpoint.script += [THROTTLED, reply(body=b'{"inputTokens": 9}')]
+    response = engine.count_tokens(modelId=MODEL, input=COUNTED)
+    assert response["inputTokens"] == 9
+    assert response["ResponseMetadata"]["RetryAttempts"] == 1
+    assert endpoint.requests[-1].path == "/model/global.anthropic.claude-sonnet-4-6/count-tokens"
+    assert endpoint.requests[-1].body == {"input": COUNTED}
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"null", b"[]", b'{"inputTokens": null}', b'{"inputTok', b"\xff\xfe"])
+def test_a_damaged_count_is_an_error_and_no_number(engine, endpoint, body):
+    endpoint.script.append(reply(body=body))
+    with pytest.raises(ClientError, match=r"CountTokens operation: .*damaged"):
+        engine.count_tokens(modelId=MODEL, input=COUNTED)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +282,7 @@ def test_the_region_is_the_one_that_is_asked_for(monkeypatch, environ, region, e
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    with Endpoint() as endpoint:
+    with Scripted() as endpoint:
         engine = Bedrock(region=region, endpoint_url=endpoint.url)
         engine.converse(**request("hello", model=MODEL))
         engine.close()
@@ -239,7 +296,7 @@ def test_the_region_of_a_profile_is_used(monkeypatch, private_home):
     folder.mkdir()
     keys = "aws_access_key_id = profile-key\naws_secret_access_key = secret"
     (folder / "config").write_text(f"[profile work]\nregion = eu-central-1\n{keys}\n")
-    with Endpoint() as endpoint:
+    with Scripted() as endpoint:
         engine = Bedrock(profile="work", endpoint_url=endpoint.url)
         engine.converse(**request("hello", model=MODEL))
         engine.close()
@@ -306,14 +363,14 @@ WHOLE = {
     ],
 )
 def test_a_damaged_answer_is_an_error_and_no_answer(engine, endpoint, damage):
-    endpoint.script.append(Reply(body=json.dumps(WHOLE | damage).encode()))
+    endpoint.script.append(reply(body=json.dumps(WHOLE | damage).encode()))
     with pytest.raises(ClientError, match="damaged"):
         engine.converse(**request("hello", model=MODEL))
 
 
 @pytest.mark.parametrize("body", [b"null", b"[]", b"\xff\xfe", b"[" * 100_000])
 def test_an_answer_that_cannot_be_read_is_an_error_and_no_answer(engine, endpoint, body):
-    endpoint.script.append(Reply(body=body))
+    endpoint.script.append(reply(body=body))
     with pytest.raises(ClientError, match=r"damaged|ended before"):
         engine.converse(**request("hello", model=MODEL))
 

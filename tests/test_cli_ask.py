@@ -14,7 +14,8 @@ import pytest
 from bx import config, converse
 from bx.cli import COMMANDS, main, parser
 from bx.cli.terminal import Terminal
-from endpoint import Endpoint, answer, broken, failure, frame
+from bx.server.frames import frame
+from scripted import Scripted, answer, broken, failure
 
 PERSON = {
     "type": "object",
@@ -82,7 +83,7 @@ class Model:
 
 def answered_by(model, *arguments, **streams):
     """Ask an engine through a real client and HTTP."""
-    with Endpoint(model) as endpoint:
+    with Scripted(model) as endpoint:
         return bx("Hi", "--model", "claude", "--endpoint-url", endpoint.url, *arguments, **streams)
 
 

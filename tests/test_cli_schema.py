@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from endpoint import answer
+from scripted import answer
 from test_cli_ask import bx
 
 pytestmark = pytest.mark.usefixtures("private_home")

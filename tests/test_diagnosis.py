@@ -28,22 +28,21 @@ from hypothesis import strategies as st
 from bx import converse, instances
 from bx.diagnosis import Diagnosis, explain, fill, rules
 from bx.engines.bedrock import Bedrock
-from endpoint import (
+from bx.server.frames import corrupted, event
+from scripted import (
     CLOSED,
     HANGUP,
     REFUSED,
     RESET,
     SILENCE,
     STALL,
-    Endpoint,
-    Reply,
+    Scripted,
     broken,
     closed_port,
-    corrupted,
-    event,
     exception,
     failure,
     full_listener,
+    reply,
     silent_listener,
     unmodelled,
 )
@@ -59,7 +58,7 @@ PROFILE_ARN = "arn:aws:bedrock:us-east-1:111122223333:inference-profile/eu.anthr
 
 @pytest.fixture(scope="module")
 def service():
-    with Endpoint() as endpoint:
+    with Scripted() as endpoint:
         yield endpoint
 
 
@@ -275,13 +274,13 @@ def test_what_the_service_answers_is_explained(told, name, exit_code, answer, fr
     ("name", "fault", "exit_code", "fragment"),
     [
         ("iam-permission", failure(403, "AccessDenied", IAM.format("bedrock:X", "*", ""), key="Message"), 4, "on *"),
-        ("wrong-endpoint", Reply(404, b'{"Output":{"__type":"x#UnknownOperationException"}}'), 2, "--endpoint-url"),
-        ("gateway", Reply(403, b"<html>Blocked", {"Content-Type": "text/html"}), 6, "Blocked"),
-        ("gateway", Reply(302, b"", {"Location": "/sign-in"}), 6, "302"),
-        ("service-failed", Reply(502, b"<html>", {"Content-Type": "text/html"}), 7, "Bad Gateway"),
-        ("reply-cut", Reply(body=b'{"output": {"mess'), 7, "cut off"),
-        ("reply-cut", Reply(body=b"{}"), 7, "cut off"),
-        ("connection-closed", Reply(body=[b'{"output": {"mess', HANGUP]), 6, "broke"),
+        ("wrong-endpoint", reply(404, b'{"Output":{"__type":"x#UnknownOperationException"}}'), 2, "--endpoint-url"),
+        ("gateway", reply(403, b"<html>Blocked", {"Content-Type": "text/html"}), 6, "Blocked"),
+        ("gateway", reply(302, b"", {"Location": "/sign-in"}), 6, "302"),
+        ("service-failed", reply(502, b"<html>", {"Content-Type": "text/html"}), 7, "Bad Gateway"),
+        ("reply-cut", reply(body=b'{"output": {"mess'), 7, "cut off"),
+        ("reply-cut", reply(body=b"{}"), 7, "cut off"),
+        ("connection-closed", reply(body=[b'{"output": {"mess', HANGUP]), 6, "broke"),
         ("connection-closed", CLOSED, 6, "broke"),
         ("connection-closed", REFUSED, 6, "broke"),
     ],
@@ -486,7 +485,7 @@ def test_a_role_that_cannot_be_assumed_is_explained(endpoint, profiles, monkeypa
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", endpoint.url)
     text = IAM.format("sts:AssumeRole", ROLE, "")
     answer = f"<ErrorResponse><Error><Code>AccessDenied</Code><Message>{text}</Message></Error></ErrorResponse>"
-    endpoint.script.append(Reply(403, answer.encode(), {"Content-Type": "text/xml"}))
+    endpoint.script.append(reply(403, answer.encode(), {"Content-Type": "text/xml"}))
     check(explain(fails(bedrock, profile="role"), **CONTEXT), "assume-role", 3, "sts:AssumeRole", "trust policy")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 
 import pytest
 from botocore.exceptions import ClientError
@@ -19,7 +20,7 @@ from bx.engines.echo import Echo
 from bx.instances import violation
 from bx.structured import Structured
 from bx.turns import Equipped
-from endpoint import answer
+from scripted import answer, reply
 
 SERVICE = ServiceModel(Loader().load_service_model("bedrock-runtime", "service-2"), "bedrock-runtime")
 MODELLED = {shape.name for shape in SERVICE.operation_model("Converse").error_shapes}
@@ -84,6 +85,23 @@ def local(loaded, local_weights):
 
 @pytest.fixture(params=["echo", "router", "named", "boto3_client", "bedrock", "structured", "equipped", "local"])
 def engine(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=["echo", "router", "named", "layers", "local"])
+def counting_engine(request):
+    """An engine that counts tokens here, without a service."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def layers(private_home):
+    return Structured(Named(Router(), Catalogue())), "echo"
+
+
+@pytest.fixture(params=["echo", "router", "named", "bedrock", "structured", "equipped", "local"])
+def own_engine(request):
+    """An engine of bx, whose streams can be closed by any thread."""
     return request.getfixturevalue(request.param)
 
 
@@ -270,6 +288,28 @@ def test_a_closed_stream_frees_the_engine_for_the_next_request(engine):
     assert text(engine.converse(**ask(model)))
 
 
+def test_a_stream_is_closed_by_another_thread_at_any_moment(own_engine):
+    engine, model = own_engine
+    for wait in (0, 0.0003, 0.001, 0.01, 0.05):
+        stream = engine.converse_stream(**ask(model, "One, two, three. " * 100, maxTokens=500))["stream"]
+        outcome = []
+
+        def read(stream=stream, outcome=outcome):
+            try:
+                outcome.extend(stream)
+            except ClientError as broken:
+                outcome.append(broken)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        time.sleep(wait)
+        stream.close()
+        reader.join(3)
+        assert not reader.is_alive()
+        stream.close()
+    assert text(engine.converse(**ask(model)))
+
+
 def test_threads_share_one_engine(engine):
     engine, model = engine
     answers = {}
@@ -286,6 +326,98 @@ def test_threads_share_one_engine(engine):
     assert all(valid("Converse", answer) for answer in answers.values())
 
 
+class TwoMethods:
+    """An engine that has what an engine must have, and no more."""
+
+    def __init__(self):
+        self._echo = Echo()
+
+    def converse(self, **request):
+        return self._echo.converse(**request)
+
+    def converse_stream(self, **request):
+        return self._echo.converse_stream(**request)
+
+
+def count(engine, asked):
+    """Count the tokens of a Converse request."""
+    kept = ("messages", "system", "toolConfig", "additionalModelRequestFields")
+    given = {name: part for name, part in asked.items() if name in kept}
+    return engine.count_tokens(modelId=asked["modelId"], input={"converse": given})
+
+
+TURNS = [
+    {"role": "user", "content": [{"text": "Hello"}, {"text": "there"}]},
+    {"role": "assistant", "content": [{"text": "Hello, what do you need?"}]},
+    {"role": "user", "content": [{"text": "Count to three"}]},
+]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "more"),
+    [
+        ("a", {}),
+        ("One, two,  three.\n", {}),
+        ("word " * 300, {}),
+        ("Hello", {"system": "Be brief, and kind."}),
+        (TURNS, {}),
+        (TURNS[:2], {}),
+    ],
+    ids=["a letter", "words", "many words", "system", "turns", "a turn to go on with"],
+)
+def test_the_tokens_that_are_counted_are_those_that_the_answer_tells(counting_engine, prompt, more):
+    engine, model = counting_engine
+    asked = ask(model, prompt, maxTokens=1, **more)
+    counted = count(engine, asked)
+    assert valid("CountTokens", counted)
+    assert counted == {"inputTokens": engine.converse(**asked)["usage"]["inputTokens"]}
+
+
+def test_the_service_counts_what_is_elsewhere(endpoint):
+    endpoint.script.append(reply(body=b'{"inputTokens": 7}'))
+    engine = Structured(Named(Router({"endpoint_url": endpoint.url}), Catalogue()))
+    counted = count(engine, ask("nova", "Hello", system="Be brief."))
+    assert valid("CountTokens", counted)
+    assert counted["inputTokens"] == 7
+    ((path, model, _, body, _),) = endpoint.requests
+    assert path.endswith("/count-tokens")
+    assert model == "amazon.nova-2-lite-v1:0", "the base id: a profile's is none that CountTokens takes"
+    said = {"messages": [{"role": "user", "content": [{"text": "Hello"}]}], "system": [{"text": "Be brief."}]}
+    assert body == {"input": {"converse": said}}
+    engine.close()
+
+
+def test_an_engine_that_cannot_count_says_so():
+    for engine in (Named(TwoMethods(), Catalogue()), Structured(TwoMethods())):
+        with pytest.raises(
+            ClientError, match=r"CountTokens operation: .* doesn't support counting tokens"
+        ) as refused:
+            count(engine, ask("echo"))
+        assert refused.value.response["Error"]["Code"] == "ValidationException"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, "exactly one"),
+        ({"input": None}, "exactly one"),
+        ({"input": {}}, "exactly one"),
+        ({"input": {"converse": {}, "invokeModel": {}}}, "exactly one"),
+        ({"input": {"invokeModel": {"body": b"{}"}}}, "input.converse"),
+        ({"input": {"converse": None}}, "input.converse"),
+        ({"input": {"converse": {"inferenceConfig": {}}}}, "inferenceConfig"),
+        ({"input": {"converse": {}}}, "user message"),
+        ({"input": {"converse": {"messages": [{"role": "user", "content": [{"text": " "}]}]}}}, "blank"),
+        ({"input": {"converse": {"messages": TURNS}}, "messages": TURNS}, "messages"),
+    ],
+)
+def test_what_cannot_be_counted_is_a_modelled_error(counting_engine, given, says):
+    engine, model = counting_engine
+    with pytest.raises(ClientError, match=says) as refused:
+        engine.count_tokens(modelId=model, **given)
+    assert refused.value.response["Error"]["Code"] == "ValidationException"
+
+
 def test_the_router_finds_the_engine_by_the_model_id_alone(endpoint):
     router = Router({"endpoint_url": endpoint.url})
     assert text(router.converse(**ask("echo:anything"))) == "One, two, three."
@@ -298,7 +430,7 @@ def test_the_router_finds_the_engine_by_the_model_id_alone(endpoint):
 
 
 def test_engines_take_nothing_but_the_request():
-    for engine in (Echo, Router, Named, Bedrock):
-        for method in (engine.converse, engine.converse_stream):
+    for engine in (Echo, Router, Named, Bedrock, Structured):
+        for method in (engine.converse, engine.converse_stream, engine.count_tokens):
             kinds = [parameter.kind for parameter in inspect.signature(method).parameters.values()]
             assert kinds == [inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_KEYWORD]

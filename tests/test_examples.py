@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import bx as package
-from endpoint import broken
+from scripted import broken
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCHEMA = EXAMPLES / "incident.schema.json"

@@ -170,6 +170,82 @@ def test_unicode_arrives_whole(engine, tiny):
         "".join(pieces).encode()
 
 
+# ---- counting -------------------------------------------------------------------------------------------------
+
+TOOLS = [
+    {
+        "toolSpec": {
+            "name": name,
+            "description": about,
+            "inputSchema": {"json": {"type": "object", "properties": parts}},
+        }
+    }
+    for name, about, parts in (
+        ("set_timer", "Set a timer", {"minutes": {"type": "integer", "description": "how long"}}),
+        ("get_weather", "Tell the weather", {"city": {"type": "string"}, "unit": {"enum": ["celsius", "kelvin"]}}),
+    )
+]
+USED = [
+    {"role": "user", "content": [{"text": "Set a timer for 5 minutes"}]},
+    {
+        "role": "assistant",
+        "content": [{"toolUse": {"toolUseId": "a", "name": "set_timer", "input": {"minutes": 5}}}],
+    },
+    {"role": "user", "content": [{"toolResult": {"toolUseId": "a", "content": [{"json": {"set": True}}]}}]},
+]
+
+
+def count(engine, model, messages, **more):
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": [{"text": messages}]}]
+    return engine.count_tokens(modelId=model, input={"converse": {"messages": messages, **more}})["inputTokens"]
+
+
+@pytest.mark.parametrize("choice", [{"tool": {"name": "get_weather"}}, {"any": {}}, {"auto": {}}, None])
+@pytest.mark.parametrize("messages", ["How warm is it in Rome?", USED], ids=["question", "result"])
+def test_the_tokens_of_tools_are_those_that_the_answer_tells(engine, model, choice, messages):
+    config = {"tools": TOOLS, "toolChoice": choice} if choice else {"tools": TOOLS}
+    asked = {**request(messages, model=model, maxTokens=1, temperature=0), "toolConfig": config}
+    response = engine.converse(**asked)
+    if choice in ({"auto": {}}, None) and "toolUse" in response["output"]["message"]["content"][0]:
+        del asked["toolConfig"]  # what an answer in text would have read
+        response = engine.converse(**asked)
+    assert count(engine, model, asked["messages"], toolConfig=config) == response["usage"]["inputTokens"]
+
+
+def test_tokens_are_counted_without_an_answer(engine, model):
+    engine.converse(**request("hi", model=model, maxTokens=1))
+    for words in (1, 40, 2000):
+        assert stopped(engine, within=3)
+        started = time.monotonic()
+        assert count(engine, model, "word " * words) > words
+        assert time.monotonic() - started < 0.5, "it takes milliseconds on an idle machine"
+
+
+def test_counting_frees_the_engine_for_others(fresh, tiny):
+    def one(at):
+        if at % 2:
+            return count(fresh, tiny, "x" * (100 + at))
+        return ask(fresh, "x" * (100 + at), tiny, maxTokens=5)["usage"]["inputTokens"]
+
+    with ThreadPoolExecutor(8) as pool:
+        sizes = list(pool.map(one, range(40)))
+    assert sizes == [sizes[0] + at for at in range(40)]
+    assert stopped(fresh, within=3)
+
+
+def test_a_prompt_that_is_too_long_is_not_counted_but_refused_with_its_size(engine, tiny):
+    with pytest.raises(ClientError, match="it has 3019 tokens, and its context window holds 2048") as refusal:
+        count(engine, tiny, "x" * 3000)
+    assert refusal.value.response["Error"]["Code"] == "ValidationException"
+
+
+def test_a_closed_engine_does_not_count(fresh, tiny):
+    fresh.close()
+    with pytest.raises(ClientError, match="closed"):
+        count(fresh, tiny, "hi")
+
+
 # ---- refusals -------------------------------------------------------------------------------------------------
 
 
@@ -607,6 +683,32 @@ def test_a_stream_that_nobody_reads_stops_the_computation(engine, model, prompt,
     started = time.process_time()
     time.sleep(0.2)
     assert time.process_time() - started < 0.05
+
+
+@pytest.mark.parametrize("prompt", [STORY, LONG], ids=["generating", "reading"])
+def test_a_stream_that_another_thread_closes_ends_at_once_for_who_waits_in_it(engine, model, prompt):
+    stream = engine.converse_stream(**request(prompt, model=model, maxTokens=1000))["stream"]
+    arrived, ended = [], []
+
+    def read():
+        try:
+            arrived.extend(stream)
+        except EventStreamError as broken:
+            ended.append((time.monotonic(), broken))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    while len(arrived) < (1 if prompt is LONG else 3):
+        time.sleep(0.005)
+    closed = time.monotonic()
+    stream.close()
+    reader.join(3)
+    assert not reader.is_alive()
+    ((at, broken),) = ended
+    assert "closed" in str(broken)
+    assert at - closed < 1, "a tenth of a second on an idle machine"
+    assert stopped(engine, within=3)
+    assert list(stream) == []
 
 
 def test_closing_the_engine_ends_what_is_being_answered(fresh, tiny):

@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 import bx
-from endpoint import answer
+from scripted import answer
 
 
 def test_the_public_names_are_listed_in_order_and_exist():

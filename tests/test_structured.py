@@ -14,7 +14,7 @@ from bx.converse import InvalidAnswer, collect, data, request, text
 from bx.engines.bedrock import Bedrock
 from bx.schema.fix import Unfixable
 from bx.structured import NotEnforced, Structured
-from endpoint import answer, failure
+from scripted import answer, failure
 from test_engines import valid, valid_event
 
 pytestmark = pytest.mark.usefixtures("private_home")
@@ -539,7 +539,7 @@ def test_every_alias_has_a_rung_of_its_own():
 
 
 def test_waiting_for_a_grammar_is_explained(endpoint, ladder, caplog, monkeypatch):
-    from endpoint import late
+    from scripted import late
 
     monkeypatch.setattr("bx.structured._PATIENCE", 0.2)
     endpoint.script.append(late(0.6))
@@ -616,7 +616,7 @@ def test_tools_that_cannot_be_streamed_come_in_one_piece_on_any_model(endpoint, 
 
 
 def test_a_refusal_that_comes_as_the_first_event_is_read_too(endpoint, ladder):
-    from endpoint import broken, exception
+    from scripted import broken, exception
 
     endpoint.script.append(broken(0, exception("validationException", "Schema is too complex.")))
     endpoint.script.append(answer(call(GOOD), stop="tool_use"))
@@ -627,7 +627,7 @@ def test_a_refusal_that_comes_as_the_first_event_is_read_too(endpoint, ladder):
 def test_a_network_that_fails_is_told_as_it_is(endpoint, ladder):
     from botocore.exceptions import HTTPClientError
 
-    from endpoint import CLOSED
+    from scripted import CLOSED
 
     endpoint.script.append(CLOSED)
     with pytest.raises(HTTPClientError):

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from bx.cli import terminal
 from bx.cli.terminal import Terminal
-from endpoint import SILENCE, STALL, Endpoint, broken
+from scripted import SILENCE, STALL, Scripted, broken
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs pseudo-terminals, signals and /dev")
 BX = [sys.executable, "-m", "bx"]
@@ -236,7 +236,7 @@ def test_a_dash_reads_what_is_typed():
 def test_reasoning_is_dimmed_and_ends_its_own_line_on_a_terminal():
     from test_cli_ask import Model
 
-    with Endpoint(Model("Four", reasoning=["Two and ", "two"])) as endpoint:
+    with Scripted(Model("Four", reasoning=["Two and ", "two"])) as endpoint:
         arguments = ["Hi", "-v", "--stream", "--endpoint-url", endpoint.url]
         coloured, plain = on_terminal(*arguments), on_terminal(*arguments, NO_COLOR="1")
         assert on_terminal(*arguments, TERM="dumb") == plain

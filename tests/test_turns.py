@@ -16,7 +16,7 @@ from bx.diagnosis import explain
 from bx.engines.bedrock import Bedrock
 from bx.tools import Tool
 from bx.turns import Equipped, TooManyTurns
-from endpoint import RESET, answer, broken, failure
+from scripted import RESET, answer, broken, failure
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from bx.catalogue import Named
+    from bx.server.endpoint import Endpoint
 
 __all__ = [
     "Engine",
@@ -36,6 +37,7 @@ __all__ = [
     "deltas",
     "engine",
     "request",
+    "serve",
     "stream",
     "stream_json",
     "text",
@@ -185,6 +187,37 @@ def engine(
     guarantee = guarantee or settings.values.get("guarantee", "validated")
     ladder = Structured(Router(bedrock), guarantee, scope=config.scope(bedrock), names=catalogue.ids())
     return Named(ladder, catalogue)
+
+
+def serve(engine: Engine | None = None, *, model: str = "local", strict: bool = True, **options: Any) -> Endpoint:
+    """Make a Bedrock on this machine: any AWS SDK can be pointed at its `url` while its context lasts.
+
+        with bx.serve(model="echo") as endpoint:
+            client = boto3.client("bedrock-runtime", endpoint_url=endpoint.url)
+
+    Args:
+        engine: what answers every model id, given the requests as they come; else `model` does.
+        model: the name of the model that stands in for all model ids, such as `local` or `echo`.
+        strict: whether a request is held to what the model takes that it names, and refused in its words.
+        options: `port` (default: a free one), `faults`, `seed`, `record`, `replay`, ...: see
+            `bx.server.endpoint.Options`.
+
+    Raises:
+        ValueError: the model's name or an option is unusable, or the extra is not installed; `fix` says what to do.
+    """
+    from bx.server import check_installed
+
+    check_installed()
+    from bx.server.endpoint import Endpoint, Options, Route
+
+    if engine is not None:
+        return Endpoint([Route("*", engine, strict=strict, forward=True)], Options(**options))
+    from bx import config
+    from bx.catalogue import Catalogue
+    from bx.engines import Router
+
+    resolved = Catalogue(config.load().models).resolve(model)
+    return Endpoint([Route("*", Router(), resolved.id, strict=strict)], Options(**options))
 
 
 @cache

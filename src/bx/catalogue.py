@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bx.converse import count_tokens
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -123,6 +125,14 @@ class Named:
     def converse_stream(self, **request: Any) -> dict[str, Any]:
         """Answer in events: see `bx.converse.Engine`."""
         return self._engine.converse_stream(**self._resolved(request))
+
+    def count_tokens(self, **request: Any) -> dict[str, Any]:
+        """Count tokens by the base id of a name, for CountTokens takes no profiles: see `bx.converse.Engine`."""
+        name = request.get("modelId")
+        if isinstance(name, str):
+            self._catalogue.resolve(name)
+            request["modelId"] = self._catalogue.ids().get(name, name)
+        return count_tokens(self._engine, request)
 
     def close(self) -> None:
         """Free what the engine holds."""

@@ -137,10 +137,21 @@ def parsed(text: str, name: str, where: str) -> Any:
 def scope(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> str:
     """Name the part of AWS that is asked: what is learned about a model holds there."""
     environ = os.environ if environ is None else environ
-    endpoint = environ.get("AWS_ENDPOINT_URL_BEDROCK_RUNTIME") or environ.get("AWS_ENDPOINT_URL", "")
     region = options.get("region") or environ.get("AWS_DEFAULT_REGION", "")
     profile = options.get("profile") or environ.get("AWS_PROFILE", "")
-    return f"{region} {profile} {options.get('endpoint_url') or endpoint}"
+    return f"{region} {profile} {endpoint(options, environ)}"
+
+
+def endpoint(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> str:
+    """Return the address where Amazon Bedrock is asked, where another than its own was chosen; else nothing."""
+    environ = os.environ if environ is None else environ
+    chosen = environ.get("AWS_ENDPOINT_URL_BEDROCK_RUNTIME") or environ.get("AWS_ENDPOINT_URL", "")
+    return options.get("endpoint_url") or chosen
+
+
+def has_api_key(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether the AWS SDKs will use an API key of Amazon Bedrock, which they send over https only."""
+    return bool((os.environ if environ is None else environ).get("AWS_BEARER_TOKEN_BEDROCK"))
 
 
 def user_file(environ: Mapping[str, str]) -> Path:

@@ -30,6 +30,10 @@ class Engine(Protocol):
 
     Both methods take the members of Converse's request as keywords and raise
     `botocore.exceptions.ClientError` with a modelled code (`ValidationException`, `ThrottlingException`, ...).
+
+    An engine may have boto3's `count_tokens(**request)` too: it takes `modelId` and `input`, which is
+    `{"converse": {...}}` with the members of Converse that cost tokens, and gives `{"inputTokens": n}`: what
+    `usage.inputTokens` of the answer would be. `count_tokens` here asks any engine for it.
     """
 
     def converse(self, **request: Any) -> Response:
@@ -88,6 +92,20 @@ def request(
         definition = {"schema": json.dumps(schema, ensure_ascii=False)}
         built["outputConfig"] = {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": definition}}}
     return built
+
+
+def count_tokens(engine: Engine, request: Request) -> dict[str, Any]:
+    """Ask an engine for the tokens of a CountTokens request; see `Engine`.
+
+    Raises:
+        ClientError: the engine refused, or cannot count.
+    """
+    count = getattr(engine, "count_tokens", None)
+    if count is None:
+        message = "The provided model doesn't support counting tokens."
+        raise error("ValidationException", message, operation="CountTokens")
+    response: dict[str, Any] = count(**request)
+    return response
 
 
 def schema_of(request: Request) -> dict[str, Any] | None:
@@ -304,10 +322,15 @@ def error(code: str, message: str, *, operation: str = "Converse", **members: st
     """
     from botocore.exceptions import ClientError
 
-    metadata = {"HTTPStatusCode": _STATUS[code]}
+    metadata = {"HTTPStatusCode": status_of(code)}
     return ClientError(
         {"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata, **members}, operation
     )
+
+
+def status_of(code: str) -> int:
+    """Return the HTTP status of one of AWS's error codes; 500 for one that is not known."""
+    return _STATUS.get(code, 500)
 
 
 def broken_stream(code: str, message: str) -> ClientError:
@@ -324,10 +347,18 @@ def _content(response: Response) -> list[dict[str, Any]]:
 
 _STATUS = {
     "ValidationException": 400,
+    "SerializationException": 400,
+    "ServiceQuotaExceededException": 400,
     "AccessDeniedException": 403,
+    "ExpiredTokenException": 403,
+    "IncompleteSignatureException": 403,
+    "InvalidSignatureException": 403,
+    "MissingAuthenticationTokenException": 403,
+    "UnrecognizedClientException": 403,
     "ResourceNotFoundException": 404,
     "ModelTimeoutException": 408,
     "ModelErrorException": 424,
+    "ModelStreamErrorException": 424,
     "ThrottlingException": 429,
     "ModelNotReadyException": 429,
     "InternalServerException": 500,

@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from bx import capabilities, rungs, unfold
-from bx.converse import Stream, schema_of, total
+from bx.converse import Stream, count_tokens, schema_of, total
 from bx.instances import checker, json_path
 from bx.memory import Memory
 from bx.schema import check, fix, walk
@@ -127,6 +127,10 @@ class Structured:
             events, close = unfold.events(asked, response["stream"]), response["stream"].close
             response = _described(response, asked)
         return {"ResponseMetadata": response.get("ResponseMetadata", {}), "stream": Stream(events, close)}
+
+    def count_tokens(self, **request: Any) -> dict[str, Any]:
+        """Count the tokens of a request as it stands, without what a schema would add: see `bx.converse.Engine`."""
+        return count_tokens(self._engine, request)
 
     def first(self, request: Request) -> Request:
         """Return the request that would be sent first; nothing is sent, and nothing forgotten."""

@@ -1,7 +1,8 @@
 """A Converse request against what a model of text accepts, with tools or without, in the service's own texts.
 
 Amazon Bedrock checks its own requests; the engines that run here call `check` first, so that a request which the
-service would refuse is refused here too. Nothing is loaded for it: botocore's shapes are not needed.
+service would refuse is refused here too. Nothing is loaded for it: botocore's shapes are not needed. The rules that
+hold for every model are functions of their own.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from bx.converse import error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from botocore.exceptions import ClientError
 
@@ -27,6 +29,7 @@ _MEMBERS = [
 ]  # fmt: skip
 # Served as they are, or without any effect on the answer.
 _ACCEPTED = {"modelId", "messages", "system", "inferenceConfig", "outputConfig", "requestMetadata"}
+_COUNTED = ["messages", "system", "toolConfig", "additionalModelRequestFields"]  # what CountTokens takes of Converse
 _LIMITS = {"maxTokens": (1, None), "temperature": (0, 1), "topP": (0, 1)}
 
 
@@ -61,51 +64,91 @@ def check(request: dict[str, Any], *, fields: Iterable[str] = (), tools: bool = 
     _check_known("outputConfig", request.get("outputConfig", {}), ["textFormat"])
     _check_inference(request.get("inferenceConfig", {}))
     for index, block in enumerate(_list(request.get("system", []), "system")):
-        _check_text(block, f"system.{index}", "system prompts")
+        _check_text_block(block, f"system.{index}", "system prompts")
     messages = _list(request.get("messages", []), "messages")
     _check_messages(messages, _TOOL_BLOCKS if tools else {})
     if tools:
-        _check_calls(messages, defined="toolConfig" in request)
+        check_calls(messages, defined="toolConfig" in request)
+
+
+def counted(request: dict[str, Any]) -> dict[str, Any]:
+    """Read the Converse request whose tokens CountTokens is to count.
+
+    Raises:
+        ClientError: `ValidationException` when there is none: the body of an InvokeModel has to be translated first.
+    """
+    given, problem = request.get("input"), None
+    if unknown := request.keys() - {"modelId", "input"}:
+        problem = f'Unknown parameter in input: "{min(map(str, unknown))}", must be one of: modelId, input'
+    elif not isinstance(given, dict) or len(given) != 1:
+        problem = "The CountTokensInput object at input must set exactly one of its fields."
+    elif not isinstance(asked := given.get("converse"), dict):
+        problem = "This model counts the tokens of Converse requests only. Give one in input.converse and try again."
+    elif unknown := asked.keys() - set(_COUNTED):
+        known, first = ", ".join(_COUNTED), min(map(str, unknown))
+        problem = f'Unknown parameter in input.converse: "{first}", must be one of: {known}'
+    else:
+        return {**asked, **{name: value for name, value in request.items() if name == "modelId"}}
+    raise error("ValidationException", problem, operation="CountTokens")
+
+
+def check_turns(messages: list[Any], roles: Sequence[str] = ("user", "assistant")) -> None:
+    """Refuse a conversation whose turns are out of order, or one of which has no content.
+
+    Args:
+        messages: Converse's; a message of the role `system` stands outside the order of the others.
+        roles: those that there may be.
+
+    Raises:
+        ClientError: `ValidationException`, in the service's words.
+    """
+    if not all(isinstance(message, dict) for message in messages):
+        raise _refuse("messages must be a list of structures with a role and content.")
+    for index, message in enumerate(messages, 1):
+        if (role := message.get("role")) not in roles:
+            where = f"Value '{role}' at 'messages.{index}.member.role' failed to satisfy constraint"
+            raise _constraint(f"{where}: Member must satisfy enum value set: [{', '.join(roles)}]")
+    speakers = [message["role"] for message in messages if message["role"] != "system"]
+    if speakers[:1] != ["user"]:
+        advice = "Try again with a conversation that starts with a user message."
+        raise _refuse(f"A conversation must start with a user message. {advice}")
+    if any(before == after for before, after in pairwise(speakers)):
+        advice = "Make sure the conversation alternates between user and assistant roles and try again."
+        raise _refuse(f"A conversation must alternate between user and assistant roles. {advice}")
+    for index, message in enumerate(messages):
+        if not _list(message.get("content", []), f"messages.{index}.content"):
+            where = f"The content field in the Message object at messages.{index} is empty."
+            raise _refuse(f"{where} Add a ContentBlock object to the content field and try again.")
 
 
 def _check_messages(messages: list[Any], blocks: _Checks) -> None:
     """Refuse turns or blocks out of place; `blocks` are those beside text: role and name -> their check."""
-    if not all(isinstance(message, dict) for message in messages):
-        raise _refuse("messages must be a list of structures with a role and content.")
-    if not messages or messages[0].get("role") == "assistant":
-        advice = "Try again with a conversation that starts with a user message."
-        raise _refuse(f"A conversation must start with a user message. {advice}")
+    check_turns(messages)
     for index, message in enumerate(messages):
-        role = message.get("role")
-        if role not in ("user", "assistant"):
-            where = f"messages.{index + 1}.member.role"
-            rule = "Member must satisfy enum value set: [user, assistant]"
-            raise _constraint(f"Value '{role}' at '{where}' failed to satisfy constraint: {rule}")
-        if index and role == messages[index - 1]["role"]:
-            advice = "Make sure the conversation alternates between user and assistant roles and try again."
-            raise _refuse(f"A conversation must alternate between user and assistant roles. {advice}")
-        content = _list(message.get("content", []), f"messages.{index}.content")
-        if not content:
-            where = f"The content field in the Message object at messages.{index} is empty."
-            raise _refuse(f"{where} Add a ContentBlock object to the content field and try again.")
-        for position, block in enumerate(content):
+        role = message["role"]
+        for position, block in enumerate(message["content"]):
             where = f"messages.{index}.content.{position}"
             name = next(iter(block), "") if isinstance(block, dict) and len(block) == 1 else ""
             if (role, name) in blocks:
                 blocks[role, name](block[name], where)
             else:
-                _check_text(block, where, f"{role} messages")
+                _check_text_block(block, where, f"{role} messages")
 
 
-def _check_text(block: Any, where: str, kind: str) -> None:
+def _check_text_block(block: Any, where: str, kind: str) -> None:
     """Refuse a block that is not one of text which can be encoded."""
     if not isinstance(block, dict) or len(block) != 1:
         raise _refuse(f"The ContentBlock object at {where} must set exactly one of its fields.")
     ((name, text),) = block.items()
     if name != "text":
-        raise _refuse(f"This model doesn't support the {name} field for {kind}. Remove {name} and try again.")
+        raise misplaced(name, kind)
     if not isinstance(text, str):
         raise _refuse(f"The text field in the ContentBlock object at {where} must be a string.")
+    check_text(text, where)
+
+
+def check_text(text: str, where: str) -> None:
+    """Refuse the text of a block that is blank or cannot be encoded; `where` is the block's path."""
     if not text.strip():
         at = f"The text field in the ContentBlock object at {where} is blank."
         raise _refuse(f"{at} Add text to the text field, and try again.")
@@ -181,9 +224,7 @@ def _check_result(result: Any, where: str) -> None:
             raise _refuse(f"The ContentBlock object at {where}.content.{index} must set exactly one of its fields.")
         ((name, value),) = part.items()
         if name not in ("text", "json"):
-            raise _refuse(
-                f"This model doesn't support the {name} field for tool results. Remove {name} and try again."
-            )
+            raise misplaced(name, "tool results")
         if name == "text" and not isinstance(value, str):
             raise _refuse(f"The text field in the ContentBlock object at {where}.content.{index} must be a string.")
         _check_json(value, f"{where}.content.{index}.{name}")
@@ -192,10 +233,21 @@ def _check_result(result: Any, where: str) -> None:
 _TOOL_BLOCKS: _Checks = {("assistant", "toolUse"): _check_use, ("user", "toolResult"): _check_result}
 
 
-def _check_calls(messages: list[Any], *, defined: bool) -> None:
-    """Refuse results without calls and calls without results; each turn's belong to the one before it."""
+def check_calls(messages: list[Any], *, defined: bool) -> None:
+    """Refuse results without calls and calls without results; each turn's belong to the one before it.
+
+    The calls of the service's own tools are no concern of the user's turns.
+
+    Args:
+        messages: Converse's, as `check_turns` and the shapes of tool blocks accept them.
+        defined: whether the request has a `toolConfig`.
+
+    Raises:
+        ClientError: `ValidationException`, in the service's words.
+    """
     expected: dict[str, None] = {}
-    for index, message in enumerate([*messages, {"content": []}]):
+    turns = [(index, message) for index, message in enumerate(messages) if message["role"] != "system"]
+    for index, message in [*turns, (len(messages), {"role": "user", "content": []})]:
         where = f"messages.{index}.content"
         results = _ids(message, "toolResult", where)
         if missing := [call for call in expected if call not in results]:
@@ -209,7 +261,10 @@ def _check_calls(messages: list[Any], *, defined: bool) -> None:
 
 
 def _ids(message: dict[str, Any], kind: str, where: str) -> dict[str, None]:
-    ids = [block[kind]["toolUseId"] for block in message["content"] if kind in block]
+    blocks = [block[kind] for block in message["content"] if kind in block]
+    if message["role"] == "assistant":  # in whose turns the service's own tools are called, and answer
+        blocks = [block for block in blocks if kind == "toolUse" and block.get("type") != "server_tool_use"]
+    ids = [block["toolUseId"] for block in blocks]
     if twice := [one for one, count in Counter(ids).items() if count > 1]:
         raise _refuse(f"The {kind} blocks at {where} contain duplicate Ids: {', '.join(twice)}")
     return dict.fromkeys(ids)
@@ -259,6 +314,11 @@ def _list(value: Any, where: str) -> list[Any]:
     if not isinstance(value, list):
         raise _refuse(f"{where} must be a list, not {type(value).__name__}.")
     return value
+
+
+def misplaced(name: str, kind: str) -> ClientError:
+    """Make the error for a block where there can be none of its kind, such as an image in assistant messages."""
+    return _refuse(f"This model doesn't support the {name} field for {kind}. Remove {name} and try again.")
 
 
 def _unsupported(name: str) -> ClientError:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "ask": "ask a model (the default: bx PROMPT)",
     "schema": "check, fix, infer, exemplify and warm up JSON Schemas",
+    "serve": "a Bedrock on localhost, for any AWS SDK",
     "pull": "fetch, list, verify and remove the weights of embedded models",
     "completion": "print the completion script of a shell",
 }

@@ -26,7 +26,7 @@ _OF_THE_WHOLE = ("minItems", "maxItems", "uniqueItems", "contains", "minContains
 
 def engine(schema: Schema | None, tools: Sequence[Tool], options: argparse.Namespace, terminal: Terminal) -> Engine:
     """Make the engine over all models, with the ladder around it where a schema or tools need that."""
-    _listen(terminal, verbose=options.verbose)
+    listen(terminal, verbose=options.verbose)
     made: Engine = Router(
         {"region": options.region, "profile": options.profile, "endpoint_url": options.endpoint_url}
     )
@@ -66,9 +66,9 @@ def show(
     if schema is not None and any(tool.runs for tool in options.tools):
         options.stream = False  # what is said between the calls is no part of the JSON
     if options.stream:
-        _stream(_asked(lambda: engine.converse_stream(**request), options, terminal), schema, options, terminal)
+        _stream(asked(lambda: engine.converse_stream(**request), options, terminal), schema, options, terminal)
     else:
-        _print(_asked(lambda: engine.converse(**request), options, terminal), schema, options, terminal)
+        _print(asked(lambda: engine.converse(**request), options, terminal), schema, options, terminal)
 
 
 def _permission(options: argparse.Namespace, terminal: Terminal) -> Callable[[Tool, dict[str, Any]], bool]:
@@ -90,7 +90,7 @@ def _permission(options: argparse.Namespace, terminal: Terminal) -> Callable[[To
     return allow
 
 
-def _asked(call: Callable[[], Response], options: argparse.Namespace, terminal: Terminal) -> Response:
+def asked(call: Callable[[], Response], options: argparse.Namespace, terminal: Terminal) -> Response:
     """Call; where the model's weights are missing, offer to fetch them and call again."""
     try:
         return call()
@@ -296,7 +296,7 @@ def _warn(stop: str, *, written: bool, terminal: Terminal) -> None:
         terminal.note(f"The answer holds no text (stop reason: {stop})", "See all of it with --raw")
 
 
-def _listen(terminal: Terminal, *, verbose: bool) -> None:
+def listen(terminal: Terminal, *, verbose: bool) -> None:
     """Show what the engines log: warnings always, each attempt with --verbose."""
     handler = logging.Handler()
     handler.emit = lambda record: terminal.note(redacted(record.getMessage()))  # type: ignore[method-assign]

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
     from bx.cli.terminal import Terminal
 
-_PATHS = ("json", "path", "files", "tool")  # the arguments that are files
+# The arguments that are files or folders.
+_PATHS = ("json", "path", "files", "tool", "auth", "cert", "key", "self_signed", "record", "replay")
 _SHELLS = ("bash", "zsh", "fish")
 _EPILOG = """\
 bash: bx completion bash > ~/.local/share/bash-completion/completions/bx

@@ -9,6 +9,8 @@ import threading
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bx.converse import count_tokens
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -41,6 +43,10 @@ class Router:
     def converse_stream(self, **request: Any) -> dict[str, Any]:
         """Answer in events by the engine that `modelId` names: see `bx.converse.Engine`."""
         return self._engine(request).converse_stream(**request)
+
+    def count_tokens(self, **request: Any) -> dict[str, Any]:
+        """Count tokens by the engine that `modelId` names: see `bx.converse.Engine`."""
+        return count_tokens(self._engine(request), request)
 
     def close(self) -> None:
         """Free what the engines hold: loaded models, open connections."""

@@ -7,6 +7,7 @@ for a whole one. This module knows no configuration and no names of models.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import logging
@@ -102,7 +103,18 @@ class Bedrock:
         """Answer in events: see `bx.converse.Engine`."""
         response = self._send(self._client.converse_stream, request)
         events = response["stream"]
-        return {**response, "stream": Stream(_unbroken(events, response["ResponseMetadata"]), events.close)}
+        unbroken = _unbroken(events, response["ResponseMetadata"])
+        return {**response, "stream": Stream(unbroken, lambda: _close(events))}
+
+    def count_tokens(self, **request: Any) -> dict[str, Any]:
+        """Count tokens, which costs nothing: see `bx.converse.Engine`."""
+        try:
+            response = self._send(self._client.count_tokens, request)
+        except _MALFORMED as cause:
+            raise _miscounted(f"it cannot be read: {cause}") from cause
+        if not isinstance(response.get("inputTokens"), int):
+            raise _miscounted("it has no number of tokens")
+        return response
 
     def close(self) -> None:
         """Close the connections."""
@@ -238,6 +250,21 @@ def _is_answer(response: Response) -> bool:
     except (AttributeError, KeyError, TypeError):
         return False
     return isinstance(response.get("stopReason"), str) and all(isinstance(text, str) for text in texts)
+
+
+def _miscounted(why: str) -> ClientError:
+    return error("InternalServerException", f"The response is damaged: {why}", operation="CountTokens")
+
+
+def _close(events: Any) -> None:
+    """Close botocore's stream; a thread that waits in it for the network finds it broken at once.
+
+    Closing alone would wait for what that thread waits for, up to an hour.
+    """
+    # Nothing is to be shut down where the connection has gone back to its pool, or is gone.
+    with contextlib.suppress(AttributeError, OSError, RuntimeError, ValueError):
+        events._raw_stream.shutdown()  # noqa: SLF001 # botocore has no other way to it
+    events.close()
 
 
 def _backoff(base: float, attempt: int) -> float:

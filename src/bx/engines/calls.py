@@ -65,7 +65,19 @@ class Call:
         finally:
             self.cancel()
         if not finished:
-            raise broken_stream("modelStreamErrorException", "The embedded engine was closed while it answered")
+            message = "The embedded engine, or this stream, was closed before the answer was complete"
+            raise broken_stream("modelStreamErrorException", message)
+
+    def size(self) -> int:
+        """Return the tokens of the prompt, as soon as they are counted, and stop.
+
+        Raises:
+            ClientError: llama.cpp refused the request.
+        """
+        self.begin()
+        self.cancel()
+        progress: dict[str, int] = (self._first or {})["prompt_progress"]
+        return progress["total"]
 
     def cancel(self) -> None:
         """Stop the computation; it ends with the next token or part of the prompt."""
@@ -76,6 +88,8 @@ class Call:
             try:
                 chunk = self._task.chunks.get(timeout=_TICK)
             except queue.Empty:
+                if self._task.cancelled:  # by another thread; the computation goes on for a moment
+                    return None
                 continue
             if isinstance(chunk, Exception):
                 raise error("ModelErrorException", f"The embedded model failed: {chunk}") from None

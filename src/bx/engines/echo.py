@@ -7,14 +7,15 @@ For tests, for the docs, and as the reference to read before writing another eng
 from __future__ import annotations
 
 import re
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from bx.converse import collect, schema_of
-from bx.validation import check
+from bx.converse import Stream, collect, schema_of
+from bx.validation import check, counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from bx.converse import Event, Response
 
@@ -30,21 +31,34 @@ class Echo:
         """Answer word by word: see `bx.converse.Engine`."""
         check(request)
         schema_of(request)
-        return {"stream": _events(request)}
+        closed = threading.Event()  # the stream may be closed by another thread than the one that reads it
+        return {"stream": Stream(_events(request, closed), closed.set)}
+
+    def count_tokens(self, **request: Any) -> dict[str, Any]:
+        """Count the words of the messages: see `bx.converse.Engine`."""
+        asked = counted(request)
+        check(asked)
+        return {"inputTokens": _size(asked)}
 
 
-def _events(request: dict[str, Any]) -> Iterator[Event]:
+def _events(request: dict[str, Any], closed: threading.Event) -> Generator[Event]:
     started = time.monotonic()
     words, stop = _answer(request)
     yield {"messageStart": {"role": "assistant"}}
     for word in words:
+        if closed.is_set():
+            return
         yield {"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"text": word}}}
     yield {"contentBlockStop": {"contentBlockIndex": 0}}
     yield {"messageStop": {"stopReason": stop}}
-    texts = [block["text"] for message in request["messages"] for block in message["content"]]
-    asked = sum(len(_words(text)) for text in texts)
+    asked = _size(request)
     usage = {"inputTokens": asked, "outputTokens": len(words), "totalTokens": asked + len(words)}
     yield {"metadata": {"usage": usage, "metrics": {"latencyMs": round((time.monotonic() - started) * 1000)}}}
+
+
+def _size(request: dict[str, Any]) -> int:
+    """Count the words of all messages."""
+    return sum(len(_words(block["text"])) for message in request["messages"] for block in message["content"])
 
 
 def _answer(request: dict[str, Any]) -> tuple[list[str], str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import functools
 import importlib.util
 import os
 import platform
@@ -93,6 +94,16 @@ class Model:
         """Start completing a plain prompt, without the chat template."""
         return self._start(lambda: self._server.handle_completions, body)
 
+    def count(self, messages: list[dict[str, Any]]) -> int:
+        """Count the tokens of a chat completion's prompt, with its template.
+
+        Raises:
+            ClientError: llama.cpp refused the request.
+        """
+        # There is no way to the tokenizer but to begin an answer: one batch of the prompt is read.
+        body = {"messages": messages, "max_tokens": 1}
+        return self._start(lambda: self._server.handle_chat_completions, body, counting=True).size()
+
     def close(self) -> None:
         """Stop all answers and free the memory."""
         with self._lock:
@@ -129,11 +140,12 @@ class Model:
         self._server = None
         _PROCESS.models.discard(self)
 
-    def _start(self, method: Callable[[], Method], body: dict[str, Any]) -> Call:
+    def _start(self, method: Callable[[], Method], body: dict[str, Any], *, counting: bool = False) -> Call:
         if not self._open:
             raise closed()
         body = body | _ALWAYS
-        task = Task(lambda task: self._compute(method(), body, task) if self._open else None, self._tasks)
+        compute = functools.partial(self._compute, counting=counting)
+        task = Task(lambda task: compute(method(), body, task) if self._open else None, self._tasks)
         try:
             task.start()
             return Call(task)
@@ -143,17 +155,18 @@ class Model:
             task.cancel()
             raise
 
-    def _compute(self, method: Method, body: dict[str, Any], task: Task) -> None:
+    def _compute(self, method: Method, body: dict[str, Any], task: Task, *, counting: bool) -> None:
         longest = body["max_tokens"]
-        with self._budget.reserved(_most_tokens(body) + longest, lambda: task.cancelled) as reservation:
+        most = 2 * _BATCH if counting else _most_tokens(body) + longest
+        with self._budget.reserved(most, lambda: task.cancelled) as reservation:
             if task.cancelled:
                 return
 
             def put(chunk: Chunk) -> bool:
                 self._answered = self._answered or "error" not in chunk
-                if progress := chunk.get("prompt_progress"):
+                if (progress := chunk.get("prompt_progress")) and not counting:
                     reservation.change(progress["total"] + longest)
-                return task.put(chunk)
+                return task.put(chunk) or counting
 
             if "grammar" in body:
                 self._constrain(method, body, put, task)

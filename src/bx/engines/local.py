@@ -26,7 +26,7 @@ from bx.engines import chat, llama, toolcalls
 from bx.engines.calls import closed
 from bx.instances import violation
 from bx.memory import Memory
-from bx.validation import check
+from bx.validation import check, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -77,15 +77,24 @@ class Local:
             events, cancel = self._ask(request)
         return {"stream": Stream(_timed(events, started), cancel)}
 
+    def count_tokens(self, **request: Any) -> dict[str, Any]:
+        """Count by the model's own tokenizer and template: see `bx.converse.Engine`.
+
+        Where the model may choose between text and a call, what the answer in text would read is counted.
+        """
+        with llama.preparing():
+            asked = counted(request)
+            inputs, _ = _checked(asked)
+            path = _find(asked.get("modelId"))
+            model, hint = self._model(path), None
+            if inputs and toolcalls.is_forced(asked):
+                spec, _ = self._best_tool(path, model, asked, toolcalls.message(asked) or toolcalls.last_text(asked))
+                hint = toolcalls.hint(inputs[spec["name"]].schema)
+            return {"inputTokens": model.count(chat.body(asked, hint, model.controls)["messages"])}
+
     def _ask(self, request: Request) -> _Answer:
         """Check a request, load its model, prove its grammars, and start the answer."""
-        check(request, fields=_FIELDS, tools=True)
-        _check_fields(request.get("additionalModelRequestFields", {}))
-        schema = schema_of(request)
-        if schema is not None:
-            _check_schema(request)
-        inputs = _check_inputs(request)
-        llama.check_installed()
+        inputs, schema = _checked(request)
         path = _find(request.get("modelId"))
         model = self._model(path)
         constraint = None if schema is None else self._grammar(path, model, schema, request)
@@ -172,6 +181,22 @@ class _Input(NamedTuple):
 
     schema: dict[str, Any]
     strict: bool
+
+
+def _checked(request: Request) -> tuple[_Inputs, dict[str, Any] | None]:
+    """Refuse what no model here could answer, before one is loaded.
+
+    Returns:
+        What the tools that may be called take, and the schema of the answer.
+    """
+    check(request, fields=_FIELDS, tools=True)
+    _check_fields(request.get("additionalModelRequestFields", {}))
+    schema = schema_of(request)
+    if schema is not None:
+        _check_schema(request)
+    inputs = _check_inputs(request)
+    llama.check_installed()
+    return inputs, schema
 
 
 def _check_inputs(request: Request) -> _Inputs:

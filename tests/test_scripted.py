@@ -1,4 +1,4 @@
-"""The test endpoint itself, as a real client sees it: without it, what the other tests say is worth little."""
+"""The scripted Bedrock of the tests itself, as a real client sees it: else what the others say is worth little."""
 
 from __future__ import annotations
 
@@ -7,31 +7,29 @@ import http.client
 import threading
 import time
 
-import botocore.session
 import pytest
-from botocore.config import Config
 from botocore.eventstream import ChecksumMismatch
 from botocore.exceptions import ClientError, ConnectionClosedError, EventStreamError, ReadTimeoutError
 from urllib3.exceptions import HTTPError
 
 from bx import converse
 from bx.engines.echo import Echo
-from endpoint import (
+from bx.server.frames import corrupted, event
+from scripted import (
     CLOSED,
     HANGUP,
     REFUSED,
     RESET,
     SILENCE,
     STALL,
-    Endpoint,
-    Reply,
+    Scripted,
     answer,
     broken,
-    corrupted,
-    event,
+    connected,
     exception,
     failure,
     late,
+    reply,
     unmodelled,
 )
 
@@ -48,14 +46,10 @@ def client(endpoint):
 
 
 def connect(endpoint):
-    config = Config(read_timeout=0.3, retries={"total_max_attempts": 1}, proxies={})
-    keys = {"aws_access_key_id": "id", "aws_secret_access_key": "key"}
-    return botocore.session.Session().create_client(
-        "bedrock-runtime", "us-east-1", endpoint_url=endpoint.url, config=config, **keys
-    )
+    return connected(endpoint.url, read_timeout=0.3)
 
 
-class Scripted:
+class Played:
     """An engine that keeps what it is asked and answers what it is told."""
 
     def __init__(self, *events, forever=False):
@@ -104,8 +98,8 @@ def test_a_real_client_gets_the_engines_events_in_order_and_one_by_one(endpoint,
 
 
 def test_events_arrive_while_the_engine_still_writes_and_hanging_up_closes_its_stream():
-    engine = Scripted({"messageStart": {"role": "assistant"}}, forever=True)
-    with Endpoint(engine) as endpoint:
+    engine = Played({"messageStart": {"role": "assistant"}}, forever=True)
+    with Scripted(engine) as endpoint:
         client = connect(endpoint)
         events = client.converse_stream(**converse.request("Go on", model="m"))["stream"]
         assert next(iter(events)) == {"messageStart": {"role": "assistant"}}
@@ -117,14 +111,14 @@ def test_events_arrive_while_the_engine_still_writes_and_hanging_up_closes_its_s
 
 def test_bytes_pass_in_both_directions_wherever_the_shapes_have_them():
     data = bytes(range(256))
-    engine = Scripted(
+    engine = Played(
         {"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"reasoningContent": {"redactedContent": data}}}},
         {"messageStop": {"stopReason": "end_turn"}},
     )
     image = {"image": {"format": "png", "source": {"bytes": data}}}
     fields = {"bytes": "not a blob"}
     asked = converse.request([{"role": "user", "content": [image]}], model="m", fields=fields)
-    with Endpoint(engine) as endpoint:
+    with Scripted(engine) as endpoint:
         client = connect(endpoint)
         reply = client.converse(**asked)
         assert reply["output"]["message"]["content"] == [{"reasoningContent": {"redactedContent": data}}]
@@ -145,7 +139,7 @@ def test_an_engines_error_in_mid_stream_is_an_exception_frame():
         yield {"messageStart": {"role": "assistant"}}
         raise converse.error("ThrottlingException", "Slow down")
 
-    with Endpoint(Scripted()) as endpoint:
+    with Scripted(Played()) as endpoint:
         endpoint.engine.events = failing()
         client = connect(endpoint)
         stream = client.converse_stream(**converse.request("Hi", model="m"))["stream"]
@@ -167,8 +161,8 @@ def test_an_unknown_route_is_answered_as_aws_does(endpoint):
     [
         (failure(429, "ThrottlingException", "Too many"), ClientError, "ThrottlingException.*Too many"),
         (failure(403, "AccessDeniedException", "No", key="Message"), ClientError, "AccessDeniedException.*No"),
-        (Reply(502, b"<html>", {}), ClientError, r"\(502\).*Bad Gateway"),
-        (Reply(body=b'{"output":'), KeyError, "output"),
+        (reply(502, b"<html>", {}), ClientError, r"\(502\).*Bad Gateway"),
+        (reply(body=b'{"output":'), KeyError, "output"),
         (SILENCE, ReadTimeoutError, "."),
         (late(0.5), ReadTimeoutError, "."),
         (CLOSED, ConnectionClosedError, "."),

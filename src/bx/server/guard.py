@@ -1,0 +1,68 @@
+"""Who may ask: a wrapper of an `Answer` that refuses web pages of other sites, and who cannot show a key.
+
+A page on another site can have a browser send requests to a server on the user's machine. The browser tells so in the
+headers Host, Origin and Sec-Fetch-Site, which no SDK sends otherwise.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import urllib.parse
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import ClientError
+
+from bx.converse import error
+from bx.server import signatures, wire
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from bx.server.exchange import Answer, Received, Reply
+    from bx.server.signatures import Keys
+
+HEALTH = "/_bx/health"
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def guarded(answer: Answer, keys: Keys | None = None) -> Answer:
+    """Refuse what web pages send and, where there are keys, what is not signed with one of them.
+
+    Without keys, every signature will do, but the server may only be called by a name of the loopback: a page that
+    gave its own name this machine's address would get no further. With keys it could not sign.
+    """
+
+    def guarding(received: Received) -> Reply:
+        try:
+            _check_origin(received, known=() if keys else LOOPBACK)
+            if keys and received.path != HEALTH:
+                now = dt.datetime.now(dt.UTC)
+                received.notes["region"] = signatures.verify(received, keys, now)
+            else:
+                received.notes["region"] = signatures.region(received)
+        except ClientError as refused:
+            received.notes["code"] = refused.response["Error"]["Code"]
+            return wire.failure(refused)
+        return answer(received)
+
+    return guarding
+
+
+def _check_origin(received: Received, known: Collection[str]) -> None:
+    headers = received.headers
+    host = _name(f"//{headers.get('host', '')}")
+    if known and host not in known:
+        fix = "Call it as localhost or 127.0.0.1, or start it with --auth"
+        raise error("AccessDeniedException", f"The server is not known as {host!r}. {fix}.")
+    origin = headers.get("origin")
+    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") or (
+        origin is not None and urllib.parse.urlsplit(origin).netloc != headers.get("host")
+    ):
+        raise error("AccessDeniedException", "A web page of another site may not call this server.")
+
+
+def _name(url: str) -> str:
+    try:
+        return urllib.parse.urlsplit(url).hostname or ""
+    except ValueError:
+        return ""

@@ -1,0 +1,168 @@
+"""uvicorn: a server that runs in a thread of its own until it is stopped.
+
+It speaks HTTP/1.1 by h11, which bounds a request's head, and HTTP/2, in the clear as well, by zttp.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from uvicorn import Config, Server
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from bx.server.http import Application
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+
+    from bx.server.exchange import Answer
+    from bx.server.http import Done, Limits
+
+_PATIENCE = 10  # seconds that stopping may take beyond what was granted
+_TICK = 0.002  # seconds
+
+
+class _Http1(H11Protocol):
+    """uvicorn's HTTP/1.1, which tells the application the transport, and gives a request's head a deadline."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        super().connection_made(transport)
+        self.app = functools.partial(self.app, transport=transport)
+        self._deadline: asyncio.TimerHandle | None = None
+        self._rearm()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._rearm()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._rearm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._deadline:
+            self._deadline.cancel()
+
+    def _rearm(self) -> None:
+        """Wait for the next head, however slowly it comes, only so long."""
+        busy = self.cycle is not None and not self.cycle.response_complete
+        if busy and self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
+        elif not busy and self._deadline is None and not self.transport.is_closing():
+            self._deadline = self.loop.call_later(self.timeout_keep_alive, self.transport.abort)
+
+
+def _protocol() -> type[asyncio.Protocol]:
+    """Return what speaks to clients: HTTP/2 too, which the JavaScript SDK begins with, where its library is there."""
+    try:
+        from uvicorn.protocols.http.auto_zttp_impl import AutoZttpProtocol
+        from uvicorn.protocols.http.zttp_h2_impl import ZttpH2Protocol
+    except ImportError:
+        return _Http1
+
+    class Http2(ZttpH2Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+            super().connection_made(transport)
+            self.app = functools.partial(self.app, transport=transport)
+
+    class Either(AutoZttpProtocol):
+        """The one that a client's first bytes, or its TLS handshake, choose."""
+
+        def _switch(self, http2: bool, initial_data: bytes = b"") -> None:  # noqa: FBT001, FBT002 # as uvicorn has it
+            kind = Http2 if http2 else _Http1
+            chosen = kind(self.config, self.server_state, self.app_state, self.loop)
+            self.transport.set_protocol(chosen)
+            chosen.connection_made(self.transport)
+            if initial_data:
+                chosen.data_received(initial_data)
+
+    return Either
+
+
+class Running:
+    """A server that runs in a thread of its own, until it is stopped.
+
+    Args:
+        answer: what answers.
+        listener: a listening socket; the server closes it.
+        limits: what a client may ask.
+        tls: what makes it https.
+        done: is told the notes of each exchange when it is over.
+    """
+
+    def __init__(
+        self,
+        answer: Answer,
+        listener: socket.socket,
+        *,
+        limits: Limits,
+        tls: ssl.SSLContext | None = None,
+        done: Done = lambda _: None,
+    ) -> None:
+        self.application = Application(answer, limits, done)
+        config = Config(
+            self.application,
+            http=_protocol(),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            interface="asgi3",
+            timeout_keep_alive=limits.idle,  # type: ignore[arg-type] # seconds of any kind will do
+            h11_max_incomplete_event_size=limits.head,
+        )
+        config.load()
+        config.ssl = tls
+        self._server = _Server(config)
+        self._listener = listener
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True, name="bx-server")
+        self._failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Begin to serve; returns when connections are taken."""
+        self._thread.start()
+        while not self._server.started and self._thread.is_alive():
+            time.sleep(_TICK)
+        if self._failure:
+            raise self._failure
+
+    def stop(self, grace: float) -> None:
+        """Take nothing new, let what runs finish for some seconds, end the rest, and return."""
+        if self._loop and self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # it has ended in this moment
+                self._loop.call_soon_threadsafe(self._stop, grace)
+        self._thread.join(grace + _PATIENCE)
+
+    def _stop(self, grace: float) -> None:
+        self.application.stop(grace)
+        self._server.should_exit = True
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as failure:  # noqa: BLE001 # it is raised again in the thread that started this one
+            self._failure = failure
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of what clients do wrong
+        await self._server.serve(sockets=[self._listener])
+
+
+class _Server(Server):
+    """uvicorn's server, which leaves signals to the program."""
+
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override] # it yields nothing
+        return contextlib.nullcontext()

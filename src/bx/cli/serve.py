@@ -261,7 +261,7 @@ def _list_faults(terminal: Terminal) -> int:
     from bx.server.faults import described
 
     for fault in described():
-        terminal.line(f"{fault['name']:<30} {fault['about']}")
+        terminal.line(f"{fault['name']:<30} {fault['says']}")
     return 0
 
 
@@ -313,7 +313,8 @@ def _as_json(notes: dict[str, Any]) -> str:
 
 
 def _as_text(notes: dict[str, Any]) -> str:
-    words = [_now("seconds").partition("T")[2][:8], notes.get("operation", notes["method"]), notes.get("model", "")]
+    asked = notes.get("operation", f"{notes['method']} {notes['path']}")
+    words = [_now("seconds").partition("T")[2][:8], asked, notes.get("model", "")]
     words += [str(notes.get("status", "gone")), notes.get("code", "")]
     words.append(f"{_times(notes)['latencyMs']} ms")
     if "output_tokens" in notes:

@@ -226,7 +226,7 @@ class Application:
             body=b"",
             scheme=scope["scheme"],
         )
-        received.notes["started"] = time.monotonic()
+        received.notes.update(method=received.method, path=received.path, started=time.monotonic())
         feed, gone = Feed(asyncio.get_running_loop()), asyncio.Event()
         exchange = _Exchange(send, transport, received, feed, gone, self._limits.idle)
         self.exchanges.add(exchange)

@@ -124,6 +124,8 @@ class Running:
         )
         config.load()
         config.ssl = tls
+        if tls:
+            tls.set_alpn_protocols(getattr(config.http_protocol_class, "alpn_protocols", ["http/1.1"]))
         self._server = _Server(config)
         self._listener = listener
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -37,7 +37,7 @@ class Certificate(NamedTuple):
 
 
 def context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """Load a certificate with its chain, and its key, both PEM files, for a server of HTTP/1.1.
+    """Load a certificate with its chain, and its key, both PEM files, for a server.
 
     Raises:
         TLSError: a file is missing or no PEM file, the key is encrypted or another certificate's.
@@ -55,7 +55,6 @@ def context(certificate: Path, key: Path) -> ssl.SSLContext:
 
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
-    made.set_alpn_protocols(["http/1.1"])
     try:
         made.load_cert_chain(certificate, key, password)
     except ssl.SSLError as cause:

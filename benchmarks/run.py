@@ -69,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure bx against plain boto3, bare Python and plain xllamacpp.")
     parser.add_argument("--rounds", type=int, default=15, help="how often each command runs (default: 15)")
     rounds = parser.parse_args().rounds
-    print(_machine(rounds), flush=True)
+    print(machine(rounds), flush=True)
     with tempfile.TemporaryDirectory() as home:
         environ = {
             name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "BX_", "PYTHON"))
@@ -78,7 +78,7 @@ def main() -> None:
         _start(environ, rounds)
         _bedrock(environ, rounds)
     subprocess.run([sys.executable, str(_HERE / "local.py"), "--rounds", str(rounds)], check=True)
-    print(f"\nLoad at the end: {_load()}")
+    print(f"\nLoad at the end: {load()}")
 
 
 def _start(environ: Mapping[str, str], rounds: int) -> None:
@@ -93,7 +93,7 @@ def _start(environ: Mapping[str, str], rounds: int) -> None:
         "`bx --dry-run hi`": [*_BX, "--dry-run", "hi"],
         "`bx --model echo hi`": [*_BX, "--model", "echo", "hi"],
     }
-    _table("Start-up, ratio to a bare interpreter", ["wall", "cpu"], _alternate(commands, environ, rounds))
+    table("Start-up, ratio to a bare interpreter", ["wall", "cpu"], alternate(commands, environ, rounds))
 
 
 def _bedrock(environ: Mapping[str, str], rounds: int) -> None:
@@ -113,14 +113,14 @@ def _bedrock(environ: Mapping[str, str], rounds: int) -> None:
             (f"A stream of {_LONG} tokens to a pipe, ratio to boto3", long, ["wall", "arrival", "cpu", "memory"]),
         ):
             commands = {"boto3": [*_SEED, *asked], "the same again": [*_SEED, *asked], "bx": [*_BX, *asked]}
-            runs = _alternate(commands, environ, rounds, stub)
+            runs = alternate(commands, environ, rounds, stub)
             assert len({run.output for kept in runs.values() for run in kept}) == 1, "they print different answers"
-            _table(title, columns, runs)
+            table(title, columns, runs)
     finally:
         stub.stop()
 
 
-def _alternate(
+def alternate(
     commands: Mapping[str, Sequence[str]], environ: Mapping[str, str], rounds: int, stub: Stub | None = None
 ) -> dict[str, list[Run]]:
     """Run the commands in turn, once for nothing and then for each round."""
@@ -149,7 +149,7 @@ def _run(command: Sequence[str], environ: Mapping[str, str], stub: Stub | None) 
     return Run((ended - started) * 1000, cpu * 1000, memory, arrival, output)
 
 
-def _table(title: str, columns: Sequence[str], runs: Mapping[str, Sequence[Run]]) -> None:
+def table(title: str, columns: Sequence[str], runs: Mapping[str, Sequence[Run]]) -> None:
     """Print the medians, and the medians and quartiles of the ratios to the first row, round by round."""
     units = {"wall": "wall ms", "arrival": "request arrives ms", "cpu": "CPU ms", "memory": "peak MiB"}
     print(f"\n### {title}\n\n| | " + " | ".join(f"{units[column]} | ratio" for column in columns) + " |")
@@ -160,24 +160,24 @@ def _table(title: str, columns: Sequence[str], runs: Mapping[str, Sequence[Run]]
         for column in columns:
             values = [getattr(run, column) for run in kept]
             pairs = zip(values, (getattr(run, column) for run in yardstick), strict=True)
-            cells += [f"{statistics.median(values):.1f}", _spread([value / base for value, base in pairs])]
+            cells += [f"{statistics.median(values):.1f}", spread([value / base for value, base in pairs])]
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def _spread(ratios: Sequence[float]) -> str:
+def spread(ratios: Sequence[float]) -> str:
     if len(ratios) == 1:
         return f"{ratios[0]:.2f}"
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return f"**{middle:.2f}** ({low:.2f} to {high:.2f})"
 
 
-def _machine(rounds: int) -> str:
+def machine(rounds: int) -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("boto3", "botocore", "urllib3"))
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"{python}, {platform.system()}, {os.cpu_count()} cores; {packages}; {rounds} rounds; load {_load()}"
+    return f"{python}, {platform.system()}, {os.cpu_count()} cores; {packages}; {rounds} rounds; load {load()}"
 
 
-def _load() -> str:
+def load() -> str:
     return ", ".join(f"{value:.1f}" for value in os.getloadavg())
 
 

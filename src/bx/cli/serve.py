@@ -29,10 +29,13 @@ examples:
   bx serve --fault ThrottlingException,share=0.2       with what production does; --fault list tells what there is
   bx serve --check                                     does every operation answer?
 
-Point an SDK at it:
+Point an SDK at it; it wants some keys and a region, and any will do:
   export AWS_ENDPOINT_URL_BEDROCK_RUNTIME=http://127.0.0.1:4567 AWS_ENDPOINT_URL_BEDROCK=http://127.0.0.1:4567
+  export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1
 """
 _PORT = 4567
+_ANYONE = ("bx", "bx", "")  # a server without keys looks at no signature
+_ANY_KEYS = "export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1"
 _WARMING = "Say hi."
 _MOST_LINES = 10_000  # of the log that may wait for a reader who does not read
 _BEARER = "An API key is only sent over https: AWS's SDKs refuse this http address while {} is set"
@@ -70,7 +73,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--timeout", type=float, metavar="S", help="seconds for one request in all (default: 3600)")
     add("--grace", type=float, metavar="S", help="seconds that streams may finish in when stopped (default: 5)")
     add = parser.add_argument_group("what is told, and the upstream").add_argument
-    add("--log", choices=("text", "json", "off"), metavar="text|json|off", help="the access log, on stderr")
+    add("--log", choices=("text", "json", "off"), metavar="text|json|off", help="the access log, on stderr (default: text)")
     add("--check", action="store_true", help="ask every operation once by a real client, and leave")
     add("--geo", metavar="GEO", help="of the upstream: where prompts may be processed")
     add("--region", help="of the upstream: the AWS region")
@@ -107,10 +110,10 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         _check_upstream(endpoint, options)
         for name in dict.fromkeys(route.model for route in routes if route.model and not route.forward):
             _warm(router, name, options, terminal)
+        if options.check:
+            return _prove(endpoint.start(), terminal)
         with _stopping() as stopped:
             endpoint.start()
-            if options.check:
-                return _prove(endpoint, options, terminal)
             _announce(endpoint, options, terminal)
             stopped.wait()
             terminal.note("stopping: running requests may finish; Ctrl-C ends them at once")
@@ -240,21 +243,41 @@ def _announce(endpoint: Endpoint, options: argparse.Namespace, terminal: Termina
     url = endpoint.url
     lines = [f"serving {what} on {url} (Ctrl-C stops it). Point an SDK at it:"]
     lines.append(f"export AWS_ENDPOINT_URL_BEDROCK_RUNTIME={url} AWS_ENDPOINT_URL_BEDROCK={url}")
+    if not endpoint.keys:  # an SDK signs whatever it sends: it wants some keys and a region
+        lines.append(_ANY_KEYS)
     if endpoint.authority:
-        lines.append(f"export AWS_CA_BUNDLE={endpoint.authority} NODE_EXTRA_CA_CERTS={endpoint.authority}")
+        trusted = endpoint.authority.absolute()  # the SDK may run in another folder
+        lines.append(f"export AWS_CA_BUNDLE={trusted} NODE_EXTRA_CA_CERTS={trusted}")
     terminal.note("\n    ".join(lines))
     if not url.startswith("https"):
-        if endpoint.keys and endpoint.keys.bearers:
+        if endpoint.keys and endpoint.keys.has_bearers:
             terminal.note(_BEARER.format("AWS_BEARER_TOKEN_BEDROCK"), "Add --self-signed DIR")
         elif config.has_api_key():
             fix = "Unset it where the SDK runs, or add --self-signed DIR"
             terminal.note(_BEARER.format("AWS_BEARER_TOKEN_BEDROCK"), fix)
 
 
-def _prove(endpoint: Endpoint, options: argparse.Namespace, terminal: Terminal) -> int:
-    from bx.cli.serve_check import prove
+def _prove(endpoint: Endpoint, terminal: Terminal) -> int:
+    """Ask every operation by a real client, and tell on stdout what came of it."""
+    from bx.engines.bedrock import client
+    from bx.server import check
 
-    return prove(endpoint, options, terminal)
+    trusted = {
+        "endpoint_url": endpoint.url,
+        "keys": endpoint.keys.one() if endpoint.keys else _ANYONE,
+        "verify": str(endpoint.authority) if endpoint.authority else None,
+    }
+    outcomes = []
+    for outcome in check.outcomes(client("bedrock-runtime", **trusted), client("bedrock", **trusted)):
+        outcomes.append(outcome)
+        told = "failed" if outcome.problem else "ok"
+        why = f": {' '.join(outcome.problem.split())}" if outcome.problem else ""
+        terminal.line(f"{told:<6} {outcome.milliseconds:>9.1f} ms  {outcome.name}{why}")
+    if failed := sum(bool(outcome.problem) for outcome in outcomes):
+        terminal.complain(f"bx: {failed} of {len(outcomes)} did not answer")
+        return 7
+    terminal.note(f"all {len(outcomes)} answered")
+    return 0
 
 
 def _list_faults(terminal: Terminal) -> int:

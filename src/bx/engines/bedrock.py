@@ -15,6 +15,7 @@ import os
 import random
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import botocore.session
@@ -29,12 +30,13 @@ from botocore.exceptions import (
 )
 from botocore.loaders import JSONFileLoader, Loader
 from botocore.parsers import EventStreamJSONParser, ResponseParserError, ResponseParserFactory, RestJSONParser
+from botocore.tokens import FrozenAuthToken
 from urllib3.exceptions import HTTPError
 
 from bx.converse import Stream, broken_stream, complete, error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from bx.converse import Event, Response
 
@@ -142,6 +144,38 @@ class Bedrock:
                 _metadata(response)["RetryAttempts"] = attempt - 1
                 return response
         raise AssertionError("at least one attempt is made")
+
+
+def client(service: str, *, endpoint_url: str, keys: Sequence[str], verify: str | None = None) -> Any:
+    """Make a plain client of botocore's, as any program has it, to try an endpoint with; it sends a request once.
+
+    Args:
+        service: such as `bedrock-runtime`.
+        endpoint_url: where it is.
+        keys: an access key id, its secret and its session token, which may be empty; or a bearer key alone.
+        verify: a file with the authority that vouches for the endpoint; else those that the SDKs trust.
+    """
+    session = botocore.session.Session()
+    key, *pair = keys
+    token = None if pair else FrozenAuthToken(key)
+    # Else the key of the user's own environment would be sent.
+    session.register_component("token_provider", SimpleNamespace(load_token=lambda **_: token))
+    secret, session_token = pair or (None, None)
+    return session.create_client(
+        service,
+        region_name=_DEFAULT_REGION,
+        endpoint_url=endpoint_url,
+        verify=verify,
+        aws_access_key_id=key if pair else None,
+        aws_secret_access_key=secret,
+        aws_session_token=session_token or None,
+        config=Config(
+            auth_scheme_preference="aws.auth#sigv4" if pair else "smithy.api#httpBearerAuth",
+            retries={"total_max_attempts": 1},
+            proxies={},
+            user_agent_extra="bx",
+        ),
+    )
 
 
 def _attempts(session: Any) -> int:

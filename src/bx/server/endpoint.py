@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from botocore.exceptions import ClientError
 
 from bx import foundation
+from bx.converse import error
 from bx.server import recording, signatures, tls, wire
 from bx.server.admin import administered
 from bx.server.faults import Faults
@@ -123,7 +124,7 @@ class Endpoint:
         host = f"[{options.host}]" if ":" in options.host else options.host
         self.url = f"{'https' if context else 'http'}://{host}:{listener.getsockname()[1]}"
         self._running = Running(
-            guarded(administered(answer, self.stats, self.faults), self.keys),
+            guarded(administered(answer, self.stats, self.faults), self.keys, options.host),
             listener,
             limits=options.limits,
             tls=context,
@@ -166,6 +167,9 @@ def answering(perform: Perform) -> Answer:
         except ClientError as failed:
             received.notes["code"] = failed.response["Error"]["Code"]
             return wire.failure(failed)
+        except RecursionError:
+            received.notes["code"] = "ValidationException"
+            return wire.failure(error("ValidationException", "The request is nested too deeply"))
 
     return answer
 
@@ -214,7 +218,7 @@ def listening(options: Options) -> socket.socket:
 
 def _unbound(options: Options, cause: OSError) -> CannotServe:
     if cause.errno == errno.EADDRINUSE:
-        return CannotServe(f"Port {options.port} is in use", "Stop the program that listens there, or choose --port")
+        return CannotServe(f"Port {options.port} is in use", "Stop the program that listens there, or choose another --port")
     if cause.errno == errno.EACCES:
         return CannotServe(f"Port {options.port} may not be used by you", "Choose a --port above 1023")
     return CannotServe(f"Cannot listen on {options.host}: {cause.strerror}", "Try --host 127.0.0.1")

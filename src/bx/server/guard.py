@@ -7,7 +7,7 @@ headers Host, Origin and Sec-Fetch-Site, which no SDK sends otherwise.
 from __future__ import annotations
 
 import datetime as dt
-import urllib.parse
+import re
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
@@ -23,18 +23,20 @@ if TYPE_CHECKING:
 
 HEALTH = "/_bx/health"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]*)?", re.IGNORECASE)  # without what only URLs may have
 
 
-def guarded(answer: Answer, keys: Keys | None = None) -> Answer:
+def guarded(answer: Answer, keys: Keys | None = None, name: str = "localhost") -> Answer:
     """Refuse what web pages send and, where there are keys, what is not signed with one of them.
 
-    Without keys, every signature will do, but the server may only be called by a name of the loopback: a page that
-    gave its own name this machine's address would get no further. With keys it could not sign.
+    Without keys, every signature will do, but the server may only be called by a name of the loopback, or by the one
+    that it listens on: a page that gave its own name this machine's address would get no further. With keys it could
+    not sign.
     """
 
     def guarding(received: Received) -> Reply:
         try:
-            _check_origin(received, known=() if keys else LOOPBACK)
+            _check_origin(received, known=frozenset() if keys else LOOPBACK | {name.lower()})
             if keys and received.path != HEALTH:
                 now = dt.datetime.now(dt.UTC)
                 received.notes["region"] = signatures.verify(received, keys, now)
@@ -50,19 +52,17 @@ def guarded(answer: Answer, keys: Keys | None = None) -> Answer:
 
 def _check_origin(received: Received, known: Collection[str]) -> None:
     headers = received.headers
-    host = _name(f"//{headers.get('host', '')}")
+    host = _name(headers.get("host", ""))
     if known and host not in known:
         fix = "Call it as localhost or 127.0.0.1, or start it with --auth"
         raise error("AccessDeniedException", f"The server is not known as {host!r}. {fix}.")
     origin = headers.get("origin")
     if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") or (
-        origin is not None and urllib.parse.urlsplit(origin).netloc != headers.get("host")
+        origin is not None and origin.partition("://")[2] != headers.get("host")
     ):
         raise error("AccessDeniedException", "A web page of another site may not call this server.")
 
 
-def _name(url: str) -> str:
-    try:
-        return urllib.parse.urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
+def _name(host: str) -> str:
+    named = _HOST.fullmatch(host)
+    return named[1].strip("[]").lower() if named else ""

@@ -23,6 +23,7 @@ from bx.converse import error
 from bx.server import frames, wire
 from bx.server.exchange import Act, Received, Reply
 from bx.server.feed import End, Feed, work
+from bx.server.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -214,6 +215,7 @@ class Application:
         self._limits = limits
         self._done = done
         self._turns = _Turns(limits.concurrent, limits.queue)
+        self._workers = Workers()
         self._stopping = False
 
     async def __call__(self, scope: Message, receive: Receive, send: Send, *, transport: asyncio.Transport) -> None:
@@ -307,7 +309,7 @@ class Application:
                 with contextlib.suppress(RuntimeError):  # the loop has ended
                     loop.call_soon_threadsafe(self._turns.free)
 
-        threading.Thread(target=run, daemon=True, name="bx-exchange").start()
+        self._workers.start(run)
 
 
 def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

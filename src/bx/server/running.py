@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _PATIENCE = 10  # seconds that stopping may take beyond what was granted
 _TICK = 0.002  # seconds
+_LINGER = 1  # seconds that a client has to take what its exchange ended with
 
 
 class _Http1(H11Protocol):
@@ -65,19 +66,15 @@ def _protocol() -> type[asyncio.Protocol]:
     """Return what speaks to clients: HTTP/2 too, which the JavaScript SDK begins with, where its library is there."""
     try:
         from uvicorn.protocols.http.auto_zttp_impl import AutoZttpProtocol
-        from uvicorn.protocols.http.zttp_h2_impl import ZttpH2Protocol
+
+        from bx.server.http2 import Http2
     except ImportError:
         return _Http1
-
-    class Http2(ZttpH2Protocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
-            super().connection_made(transport)
-            self.app = functools.partial(self.app, transport=transport)
 
     class Either(AutoZttpProtocol):
         """The one that a client's first bytes, or its TLS handshake, choose."""
 
-        def _switch(self, http2: bool, initial_data: bytes = b"") -> None:  # noqa: FBT001, FBT002 # as uvicorn has it
+        def _switch(self, http2: bool, initial_data: bytes = b"") -> None:  # noqa: FBT001 # as uvicorn has it
             kind = Http2 if http2 else _Http1
             chosen = kind(self.config, self.server_state, self.app_state, self.loop)
             self.transport.set_protocol(chosen)
@@ -142,6 +139,9 @@ class Running:
 
     def stop(self, grace: float) -> None:
         """Take nothing new, let what runs finish for some seconds, end the rest, and return."""
+        if self._thread.ident is None:  # it was never started
+            self._listener.close()
+            return
         if self._loop and self._thread.is_alive():
             with contextlib.suppress(RuntimeError):  # it has ended in this moment
                 self._loop.call_soon_threadsafe(self._stop, grace)
@@ -149,7 +149,8 @@ class Running:
 
     def _stop(self, grace: float) -> None:
         self.application.stop(grace)
-        self._server.should_exit = True
+        self._server.leave()
+        asyncio.get_running_loop().call_later(grace + _LINGER, self._server.drop)
 
     def _run(self) -> None:
         try:
@@ -164,7 +165,38 @@ class Running:
 
 
 class _Server(Server):
-    """uvicorn's server, which leaves signals to the program."""
+    """uvicorn's server, which leaves signals to the program, and stops at once: it has pauses of 0.1 seconds."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        """Stop; for the event loop's own thread."""
+        self.should_exit = True
+        self._leaving.set()
+
+    def drop(self) -> None:
+        """End the connections of clients that do not take what is sent to them."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):  # it sets the date that replies have
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._leaving.wait(), 1)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for listener in sockets or ():
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        while self.server_state.connections or self.server_state.tasks:  # noqa: ASYNC110 # uvicorn tells of no end
+            await asyncio.sleep(_TICK)
+        for server in self.servers:
+            await server.wait_closed()
 
     def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override] # it yields nothing
         return contextlib.nullcontext()

@@ -75,6 +75,17 @@ class Keys:
     def __repr__(self) -> str:
         return f"Keys({len(self._pairs)} pairs, {len(self._bearers)} bearer keys)"
 
+    @property
+    def has_bearers(self) -> bool:
+        """Whether there is a key among them that is sent as it is."""
+        return bool(self._bearers)
+
+    def one(self) -> tuple[str, ...]:
+        """Return one of the keys: an access key id with its secret and its token, or a bearer key alone."""
+        for access_key, pair in self._pairs.items():
+            return (access_key, pair.secret, pair.token)
+        return (self._bearers[0].decode(),)
+
     def pair(self, access_key: str) -> Pair | None:
         """Return what belongs to an access key id, or None."""
         return self._pairs.get(access_key)

@@ -1,0 +1,56 @@
+"""HTTP/2, by uvicorn and zttp: what they leave to do so that a client that does not read fills no memory."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.http.zttp_h2_impl import ZttpH2Protocol
+
+if TYPE_CHECKING:
+    import zttp
+
+_BEHIND = 64 * 1024  # bytes that a stream may hold for its client
+_PROTOCOL_ERROR = 1  # of HTTP/2's codes
+
+
+class Http2(ZttpH2Protocol):
+    """uvicorn's HTTP/2, which tells the application the transport, and lets it wait for its client."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        super().connection_made(transport)
+        self._application = self.app
+        self._moved = asyncio.Event()  # set, and replaced, when the client may have taken something
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._wake()
+
+    def handle_request(self, event: zttp.Request) -> None:
+        stream = self.conn.stream(event.stream_id)
+        if not event.target.isascii():  # which uvicorn takes for granted, for the whole connection's life
+            stream.reset(_PROTOCOL_ERROR)
+            return
+        self.app = functools.partial(self._paced, stream)
+        super().handle_request(event)
+
+    async def _paced(self, stream: zttp.Stream, scope: Any, receive: Any, send: Any) -> None:
+        async def sent(message: Any) -> None:
+            last = not message.get("more_body") and message["type"] == "http.response.body"
+            await send({**message, "more_body": True} if last else message)
+            # A client grants each stream a window; what is sent beyond it, zttp keeps, however much it is.
+            while not self.transport.is_closing() and (stream.pending_bytes or 0) > (0 if last else _BEHIND):
+                await self._moved.wait()
+            if last:
+                await send({**message, "body": b""})
+
+        await self._application(scope, receive, sent, transport=self.transport)
+
+    def _wake(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()

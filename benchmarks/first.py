@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import run
 import serve
 
-import bx
 from bx import converse, weights
 from bx.engines.local import Local
+from bx.server.endpoint import Endpoint, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from bx.converse import Event
+    from collections.abc import Callable, Mapping, Sequence
 
 _PROMPT = "Tell a long story about a lighthouse keeper and the sea."
 _TOKENS = 4
@@ -54,6 +52,53 @@ def measure(rounds: int) -> None:
         return
     import boto3
 
-    with bx.serve(engine) as endpoint:
-        print("x")
+    route = Route("*", engine, f"local:{path}")
+    with Endpoint([route]) as endpoint:
+        raw = serve.Raw(int(endpoint.url.rpartition(":")[2]))
+        client = boto3.client("bedrock-runtime", endpoint_url=endpoint.url, **serve.CREDENTIALS)
+        sent, named = raw.request(_PROMPT, _TOKENS, "converse-stream"), {**asked, "modelId": serve.MODEL}
+        ways: dict[str, Callable[[], Seconds]] = {
+            "the engine": lambda: _ask(engine, asked),
+            "the same again": lambda: _ask(engine, asked),
+            "bx serve, raw client": lambda: _ask_raw(raw, sent),
+            "bx serve, boto3": lambda: _ask(client, named),
+        }
+        answers = run.in_turn(ways, rounds)
     engine.close()
+    _table(answers)
+
+
+def _ask(engine: converse.Engine, request: converse.Request) -> Seconds:
+    started = time.perf_counter()
+    response = engine.converse_stream(**request)
+    first: dict[str, float] = {}
+    for event in response["stream"]:
+        first.setdefault(next(iter(event)), time.perf_counter() - started)
+    return Seconds(first["messageStart"], first["contentBlockDelta"])
+
+
+def _ask_raw(raw: serve.Raw, request: bytes) -> Seconds:
+    started = time.perf_counter()
+    first: dict[bytes, float] = {}
+    for arrived in raw.stream(request):
+        for kind in (b"messageStart", b"contentBlockDelta"):
+            if kind in arrived:
+                first.setdefault(kind, time.perf_counter() - started)
+    return Seconds(first[b"messageStart"], first[b"contentBlockDelta"])
+
+
+def _table(answers: Mapping[str, Sequence[Seconds]]) -> None:
+    """Print medians, and the ratios to the engine called directly."""
+    print("\n### The embedded engine: the time to the first event, and to the first text\n")
+    print("| | first event ms | ratio | first text ms | ratio |\n|---|---:|---:|---:|---:|")
+    direct = next(iter(answers.values()))
+    for name, kept in answers.items():
+        cells = [name]
+        for part in range(2):
+            ratios = [answer[part] / base[part] for answer, base in zip(kept, direct, strict=True)]
+            cells += [f"{statistics.median(answer[part] for answer in kept) * 1000:.1f}", run.spread(ratios)]
+        print("| " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ contacts nothing but its own stub on the loopback. Needs a POSIX system.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import platform
 import statistics
@@ -19,10 +20,10 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _HERE = Path(__file__).parent
 _BX = [str(Path(sysconfig.get_path("scripts")) / "bx")]
@@ -30,6 +31,7 @@ _SEED = [sys.executable, str(_HERE / "seed.py")]
 _BARE = [sys.executable, "-c", "pass"]
 _KIBIBYTES = 1024 if sys.platform == "darwin" else 1  # the unit of the kernel's peak memory
 _LONG = "20000"  # tokens
+Found = TypeVar("Found")
 
 
 class Run(NamedTuple):
@@ -123,12 +125,19 @@ def _bedrock(environ: Mapping[str, str], rounds: int) -> None:
 def alternate(
     commands: Mapping[str, Sequence[str]], environ: Mapping[str, str], rounds: int, stub: Stub | None = None
 ) -> dict[str, list[Run]]:
-    """Run the commands in turn, once for nothing and then for each round."""
-    runs: dict[str, list[Run]] = {name: [] for name in commands}
+    """Run the commands in turn."""
+    return in_turn(
+        {name: functools.partial(_run, command, environ, stub) for name, command in commands.items()}, rounds
+    )
+
+
+def in_turn(ways: Mapping[str, Callable[[], Found]], rounds: int) -> dict[str, list[Found]]:
+    """Measure each way in turn, once for nothing and then for each round."""
+    found: dict[str, list[Found]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
-        for name, command in commands.items():
-            runs[name].append(_run(command, environ, stub))
-    return {name: kept[1:] for name, kept in runs.items()}
+        for name, way in ways.items():
+            found[name].append(way())
+    return {name: kept[1:] for name, kept in found.items()}
 
 
 def _run(command: Sequence[str], environ: Mapping[str, str], stub: Stub | None) -> Run:
@@ -165,6 +174,7 @@ def table(title: str, columns: Sequence[str], runs: Mapping[str, Sequence[Run]])
 
 
 def spread(ratios: Sequence[float]) -> str:
+    """Write the median of ratios, and their quartiles."""
     if len(ratios) == 1:
         return f"{ratios[0]:.2f}"
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
@@ -172,12 +182,14 @@ def spread(ratios: Sequence[float]) -> str:
 
 
 def machine(rounds: int) -> str:
+    """Say what is measured with, and on what."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("boto3", "botocore", "urllib3"))
     python = f"{platform.python_implementation()} {platform.python_version()}"
     return f"{python}, {platform.system()}, {os.cpu_count()} cores; {packages}; {rounds} rounds; load {load()}"
 
 
 def load() -> str:
+    """Write the load averages of this moment."""
     return ", ".join(f"{value:.1f}" for value in os.getloadavg())
 
 

@@ -2,14 +2,15 @@
 
     python benchmarks/serve.py --rounds 15
 
-Prints Markdown tables. Every server has the first core for itself, the client the second one. Needs Linux, and for the
-last table the embedded model. `--base DIR` adds a table of start-up, to the source of another version in DIR.
+Prints Markdown tables. Every server has the first core for itself, the client the second one. Needs Linux, and for
+the last table the embedded model. `--base DIR` adds the start-up beside another version, whose source is in DIR.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import re
@@ -31,14 +32,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _HERE = Path(__file__).parent
-_MODEL = "global.amazon.nova-2-lite-v1:0"
+MODEL = "global.amazon.nova-2-lite-v1:0"
 _CALLS = 200  # in a round
 _CONNECTIONS = 8
 _SECONDS = 0.5  # of full load in a round
 _EVENTS = 2000
 _PACED = 60  # pieces of a paced stream
 _SERVERS, _CLIENTS = {0}, {(os.cpu_count() or 1) - 1}  # cores
-_FIELDS = {"aws_access_key_id": "benchmark", "aws_secret_access_key": "benchmark", "region_name": "us-east-1"}
+CREDENTIALS = {"aws_access_key_id": "benchmark", "aws_secret_access_key": "benchmark", "region_name": "us-east-1"}
 _HEADERS = """\
 POST /model/global.amazon.nova-2-lite-v1%3A0/{} HTTP/1.1\r
 Host: 127.0.0.1:{}\r
@@ -203,7 +204,7 @@ def _sides(commands: Mapping[str, Sequence[str]]) -> Iterator[Sides]:
         sides: Sides = {}
         for name, command in commands.items():
             server = stack.enter_context(Server(*command))
-            client = boto3.client("bedrock-runtime", endpoint_url=server.url, **_FIELDS)
+            client = boto3.client("bedrock-runtime", endpoint_url=server.url, **CREDENTIALS)
             sides[name] = Side(server, Raw(server.port), client)
             if len(sides) == 1:
                 sides["the same again"] = sides[name]
@@ -211,15 +212,10 @@ def _sides(commands: Mapping[str, Sequence[str]]) -> Iterator[Sides]:
 
 
 def _alternate(sides: Sides, rounds: int, measure: Callable[[Side], Sequence[float]]) -> list[Measured]:
-    """Measure each side in turn, once for nothing and then for each round; returns one table for each figure."""
-    figures: list[Measured] = []
-    for number in range(rounds + 1):
-        for name in list(sides) if number % 2 else reversed(sides):
-            found = measure(sides[name])
-            figures = figures or [{} for _ in found]
-            for figure, value in zip(figures, found, strict=True):
-                figure.setdefault(name, []).append(value)
-    return [{name: figure[name][1:] for name in sides} for figure in figures]
+    """Measure each side in each round; returns what was found figure by figure."""
+    kept = run.in_turn({name: functools.partial(measure, side) for name, side in sides.items()}, rounds)
+    figures = len(next(iter(kept.values()))[0])
+    return [{name: [found[number] for found in kept[name]] for name in sides} for number in range(figures)]
 
 
 def _calls(sides: Sides, rounds: int) -> None:
@@ -279,7 +275,7 @@ def _loaded(port: int) -> tuple[int, float]:
 
 
 def _events(sides: Sides, rounds: int) -> None:
-    """Print what an event takes in a burst: the difference between a long answer and a short one to the same prompt."""
+    """Print what an event takes: what a long answer takes beyond a short one to the same prompt."""
     prompt = " ".join(f"word{number}" for number in range(_EVENTS))
 
     def measure(side: Side) -> tuple[float, ...]:
@@ -305,7 +301,7 @@ def _streamed(side: Side, prompt: str, tokens: int) -> tuple[float, float, float
 
 def _converse(prompt: str, tokens: int) -> dict[str, Any]:
     messages = [{"role": "user", "content": [{"text": prompt}]}]
-    return {"modelId": _MODEL, "messages": messages, "inferenceConfig": {"maxTokens": tokens}}
+    return {"modelId": MODEL, "messages": messages, "inferenceConfig": {"maxTokens": tokens}}
 
 
 # ---- one by one -----------------------------------------------------------------------------------------------

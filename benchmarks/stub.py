@@ -25,6 +25,7 @@ PAUSE = 0.005  # seconds before each piece of a paced stream
 
 
 def answer() -> bytes:
+    """Write the whole answer to Converse."""
     message = {"role": "assistant", "content": [{"text": "A short answer."}]}
     body = json.dumps(
         {"output": {"message": message}, "stopReason": "end_turn", "usage": _USAGE, "metrics": {"latencyMs": 1}}

@@ -68,6 +68,16 @@ def test_a_python_example_runs(block, tmp_path):
     assert done.returncode == 0, done.stderr.decode()
 
 
+def test_the_tests_that_the_docs_show_pass(tmp_path):
+    pytest.importorskip("uvicorn", reason="the fixture starts a server")
+    shown = [body for body in BLOCK.findall((ROOT / "docs" / "serve.md").read_text()) if "bx_bedrock" in body[1]]
+    (tmp_path / "test_shown.py").write_text("".join(body for language, body in shown if language == "python"))
+    command = [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:bx", "-p", "bx.fixtures", "-W", "error"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_inside_the_project_leads_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
@@ -87,7 +97,7 @@ def test_every_model_has_its_line_in_the_docs():
         assert ("yes" in row.split("|")[4]) == capabilities.plan(entry["id"]).enforced, alias
 
 
-@pytest.mark.parametrize("command", ["ask", "schema"])
+@pytest.mark.parametrize("command", ["ask", "schema", "serve"])
 def test_every_option_has_its_line_in_the_docs(command):
     from bx.cli import parser
 

@@ -187,7 +187,7 @@ ALLOWED = {
         "bx.server.wire",
     },
     "bx.server.running": {"bx.server.exchange", "bx.server.http"},
-    "bx.server.check": {"bx.converse", "bx.foundation"},
+    "bx.server.check": {"bx.capabilities", "bx.converse", "bx.foundation"},
     "bx.server.endpoint": {
         "bx.foundation",
         "bx.server",

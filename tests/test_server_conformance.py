@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
 import itertools
@@ -49,6 +48,7 @@ SCHEMA = {
     "required": ["service", "minutes"],
     "additionalProperties": False,
 }
+MINUTES = {"type": "integer", "minimum": 3}
 TOOL = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a", "b"]}
 TOOLS = {"tools": [{"toolSpec": {"name": "add", "description": "Adds.", "inputSchema": {"json": TOOL}}}]}
 CALL = {"toolUse": {"toolUseId": "tooluse_1", "name": "add", "input": {"a": 1, "b": 2}}}
@@ -126,6 +126,9 @@ class Watched:
         events = self.engine.converse_stream(**request)["stream"]
         return {"stream": Stream(self.events(events), events.close)}
 
+    def count_tokens(self, **request):
+        return self.engine.count_tokens(**request)
+
     def events(self, events):
         try:
             for event in events:
@@ -162,15 +165,20 @@ def shared_session():
 
 
 @pytest.fixture
-def connect():
+def running():
+    """The servers of a test, which stop after its clients are closed."""
+    with contextlib.ExitStack() as servers:
+        yield servers
+
+
+@pytest.fixture
+def connect(running):
     """Make a boto3 client that asks once, and does not look at what it sends."""
     made = []
 
     def connected(url, service="bedrock-runtime", region="us-east-1", *, session=None, verify=None, **config):
         chosen = Config(parameter_validation=False, retries={"total_max_attempts": 1}, proxies={}, **config)
-        client = (session or shared_session()).client(
-            service, region, endpoint_url=url, config=chosen, verify=verify
-        )
+        client = (session or shared_session()).client(service, region, endpoint_url=url, config=chosen, verify=verify)
         made.append(client)
         return client
 
@@ -180,22 +188,18 @@ def connect():
 
 
 @pytest.fixture
-def serve(connect):
+def serve(running, connect):
     """Start a server: over echo, an engine, or routes."""
-    with contextlib.ExitStack() as running:
 
-        def start(engine=None, *, routes=None, read_timeout=WAIT, **options):
-            if routes:
-                endpoint = Endpoint(routes, Options(**options))
-            else:
-                endpoint = bx.serve(engine, model="echo", **options)
-            running.enter_context(endpoint)
-            if endpoint.authority:
-                return Served(endpoint, None, None)
-            runtime = connect(endpoint.url, read_timeout=read_timeout)
-            return Served(endpoint, runtime, connect(endpoint.url, "bedrock"))
+    def start(engine=None, *, routes=None, read_timeout=WAIT, **options):
+        endpoint = Endpoint(routes, Options(**options)) if routes else bx.serve(engine, model="echo", **options)
+        running.enter_context(endpoint)
+        if endpoint.authority:
+            return Served(endpoint, None, None)
+        runtime = connect(endpoint.url, read_timeout=read_timeout)
+        return Served(endpoint, runtime, connect(endpoint.url, "bedrock"))
 
-        yield start
+    return start
 
 
 @pytest.fixture
@@ -393,6 +397,15 @@ def test_hanging_up_on_a_call_stops_the_embedded_model_within_a_second(serve, lo
     assert idle()
 
 
+def test_hanging_up_closes_an_engine_that_has_nothing_to_say_yet(serve):
+    engine = Gated()
+    stream = serve(engine).runtime.converse_stream(**asked())["stream"]
+    assert next(iter(stream)) == {"messageStart": {"role": "assistant"}}
+    stream.close()
+    assert engine.closed.wait(1)
+    engine.let()
+
+
 # ---- InvokeModel ----------------------------------------------------------------------------------------------
 
 NATIVE = {
@@ -512,11 +525,11 @@ def test_models_are_listed_filtered_and_got(serve):
 def test_profiles_are_listed_page_by_page_and_got(serve):
     control = serve().control
     everything = control.list_inference_profiles()["inferenceProfileSummaries"]
-    pages = control.get_paginator("list_inference_profiles").paginate(PaginationConfig={"PageSize": 7})
-    sizes = [len(page["inferenceProfileSummaries"]) for page in pages]
-    assert sum(sizes) == len(everything) > 14
-    assert set(sizes[:-1]) == {7}
-    assert list(pages.search("inferenceProfileSummaries[]")) == everything
+    paginator = control.get_paginator("list_inference_profiles")
+    pages = [page["inferenceProfileSummaries"] for page in paginator.paginate(PaginationConfig={"PageSize": 7})]
+    assert [*itertools.chain(*pages)] == everything
+    assert {len(page) for page in pages[:-1]} == {7}
+    assert len(pages) > 2
     assert control.list_inference_profiles(typeEquals="APPLICATION")["inferenceProfileSummaries"] == []
     for name in ("inferenceProfileId", "inferenceProfileArn"):
         got = control.get_inference_profile(inferenceProfileIdentifier=everything[0][name])
@@ -624,7 +637,10 @@ ROUND = [said("1 + 2?"), said(CALL, role="assistant"), said(RESULT)]
 # Of the shapes, of a conversation, of the model that is named: a request, and what its refusal says.
 REFUSALS = {
     "no message": (asked(messages=[]), "A conversation must start with a user message."),
-    "an unknown role": (asked(messages=[said("hi", role="robot")]), "Value 'robot' at 'messages.1.member.role' failed"),
+    "an unknown role": (
+        asked(messages=[said("hi", role="robot")]),
+        "Value 'robot' at 'messages.1.member.role' failed",
+    ),
     "an empty union": (asked({}), "at 'messages.1.member.content.1.member' failed to satisfy constraint"),
     "a full union": (asked({"text": "a", **MEDIA["image"]}), "Member must set exactly one of the following keys"),
     "a hot temperature": (
@@ -632,13 +648,19 @@ REFUSALS = {
         "Value at 'inferenceConfig.temperature' failed to satisfy constraint: Member must have value less than or",
     ),
     "no token": (asked(inferenceConfig={"maxTokens": 0}), "Member must have value greater than or equal to 1"),
-    "an empty stop": (asked(inferenceConfig={"stopSequences": [""]}), "Member must have length greater than or equal"),
+    "an empty stop": (
+        asked(inferenceConfig={"stopSequences": [""]}),
+        "Member must have length greater than or equal",
+    ),
     "a bad tool name": (
         asked(toolConfig={"tools": [{"toolSpec": {**TOOLS["tools"][0]["toolSpec"], "name": "a b"}}]}),
         "Member must satisfy regular expression pattern: [a-zA-Z0-9_-]+",
     ),
     "a bad image format": (asked("a", {"image": {"format": "bmp", "source": {"bytes": PNG}}}), "enum value set"),
-    "no message content": (asked(messages=[said()]), "The content field in the Message object at messages.0 is empty."),
+    "no message content": (
+        asked(messages=[said()]),
+        "The content field in the Message object at messages.0 is empty.",
+    ),
     "a blank text": (asked("  "), "The text field in the ContentBlock object at messages.0.content.0 is blank."),
     "two turns in a row": (asked(messages=[SECOND, SECOND]), "must alternate between user and assistant roles."),
     "21 images": (asked("a", *[MEDIA["image"]] * 21), "You can't include more than 20 images in a message."),
@@ -680,7 +702,7 @@ REFUSALS = {
         "This model doesn't support tool use.",
     ),
     "a schema outside the subset": (
-        asked(outputConfig=formatted({**SCHEMA, "properties": {"a": {"type": "integer", "minimum": 3}}})),
+        asked(outputConfig=formatted({**SCHEMA, "properties": {**SCHEMA["properties"], "minutes": MINUTES}})),
         "`minimum` is not supported",
     ),
     "a schema that is none": (asked(outputConfig=formatted({"type": "thing"})), "thing"),
@@ -737,13 +759,21 @@ def test_a_cache_point_on_a_model_without_a_cache_is_denied(serve):
 
 
 def test_a_body_that_is_no_json_is_refused(serve):
-    status, headers, _ = serve().get(f"/model/{SONNET}/converse", "POST", b"{", **{"Content-Type": "application/json"})
+    status, headers, _ = serve().get(
+        f"/model/{SONNET}/converse", "POST", b"{", **{"Content-Type": "application/json"}
+    )
     assert (status, headers["x-amzn-errortype"].partition(":")[0]) == (400, "SerializationException")
 
 
 def test_a_lenient_server_answers_what_the_named_model_would_refuse(serve):
     runtime = serve(strict=False).runtime
-    for case in ("a base id of a profile's", "temperature on Opus", "too many tokens", "no model", "an embedding model"):
+    for case in (
+        "a base id of a profile's",
+        "temperature on Opus",
+        "too many tokens",
+        "no model",
+        "an embedding model",
+    ):
         assert text(runtime.converse(**REFUSALS[case][0])) == WORDS
 
 
@@ -795,3 +825,407 @@ def test_an_engine_that_breaks_within_a_stream_ends_it_with_the_modelled_error(s
         EventStreamError,
         {"Code": "throttlingException", "Message": "Too many tokens"},
     )
+
+
+# ---- faults ---------------------------------------------------------------------------------------------------
+
+
+def broken(response, member="stream"):
+    """The events of a stream that arrive, and the error that it ends with, or None."""
+    events = []
+    try:
+        events.extend(response[member])
+    except (ClientError, ChecksumMismatch, ResponseStreamingError, ProtocolError, StreamTimeout) as failed:
+        return events, failed
+    finally:
+        response[member].close()
+    return events, None
+
+
+FACTS = {fault["name"]: fault for fault in described()}
+# What clients ask when a fault hits whole answers: those that its operations are not all of.
+ASKED_OF = {"ServiceQuotaExceededException": "invoke_model", "ModelStreamErrorException": None}
+IN_STREAM = ["InternalServer", "ModelStreamError", "Validation", "Throttling", "ServiceUnavailable"]
+
+
+def exception_is_answered(name, serve):
+    operation = ASKED_OF.get(name, "converse")
+    if operation is None:  # it comes in streams alone
+        return exception_comes_within_a_stream(name, serve)
+    runtime = serve(faults=[f"{name},nth=2"]).runtime
+    ask = {"converse": lambda: runtime.converse(**asked()), "invoke_model": lambda: invoked(runtime)}[operation]
+    ask()
+    failed = refused(ask)
+    assert told(failed) == (FACTS[name]["status"], name)
+    assert isinstance(failed, getattr(runtime.exceptions, name, ClientError))
+    assert failed.response["Error"]["Message"] != ""
+    assert header(failed.response, "x-bx-fault") == name
+    ask()
+    if f"{name[: -len('Exception')]}" in IN_STREAM:
+        exception_comes_within_a_stream(name, serve)
+    return None
+
+
+def exception_comes_within_a_stream(name, serve):
+    runtime = serve(faults=[{"fault": name, "after": 3, "message": "As scripted."}]).runtime
+    response = runtime.converse_stream(**asked())
+    events, failed = broken(response)
+    assert len(events) == 3
+    assert isinstance(failed, EventStreamError)
+    code = name[0].lower() + name[1:]
+    assert failed.response["Error"] == {"Code": code, "Message": "As scripted."}
+    assert header(response, "x-bx-fault") == name
+    body = json.dumps(NATIVE[SONNET])
+    events, failed = broken(runtime.invoke_model_with_response_stream(modelId=SONNET, body=body), "body")
+    assert (len(events), failed.response["Error"]["Code"]) == (3, code)
+
+
+def invoked(runtime):
+    return json.loads(runtime.invoke_model(modelId=SONNET, body=json.dumps(NATIVE[SONNET]))["body"].read())
+
+
+def timed(ask):
+    began = time.monotonic()
+    return ask(), time.monotonic() - began
+
+
+def latency(serve):
+    runtime = serve(faults=["latency,seconds=0.3"]).runtime
+    response, seconds = timed(lambda: runtime.converse(**asked()))
+    assert (text(response), seconds >= 0.3) == (WORDS, True)
+
+
+def slow_first_token(serve):
+    runtime = serve(faults=["slow-first-token,seconds=0.3"]).runtime
+    events = iter(runtime.converse_stream(**asked())["stream"])
+    (_, first), (rest, more) = timed(lambda: next(events)), timed(lambda: list(events))
+    assert first > 0.2 > more
+    assert len(rest) == 13
+
+
+def slow_events(serve):
+    runtime = serve(faults=["slow-events,seconds=0.05"]).runtime
+    answered, seconds = timed(lambda: collect(runtime.converse_stream(**asked())["stream"]))
+    assert (text(answered), seconds > 13 * 0.05) == (WORDS, True)
+
+
+def slow_compile(serve):
+    engine = Answering(lambda _: answer('{"service": "search", "minutes": 1}'))
+    runtime = serve(engine, faults=["slow-compile,seconds=0.3"]).runtime
+    request = asked(outputConfig=formatted(SCHEMA))
+    times = [timed(lambda: runtime.converse(**request))[1] for _ in range(2)]
+    assert times[0] >= 0.3 > times[1]
+    runtime = serve(engine, faults=["slow-compile,seconds=0,timeout=true"]).runtime
+    assert refused(runtime.converse, **request).response["Error"]["Message"] == "Grammar compilation timed out."
+
+
+def stall(serve):
+    runtime = serve(faults=["stall"], read_timeout=0.3).runtime
+    with pytest.raises(ReadTimeoutError):
+        runtime.converse(**asked())
+    events, failed = broken(runtime.converse_stream(**asked()))
+    assert (len(events), type(failed)) == (3, StreamTimeout)
+
+
+def truncate(serve):
+    events, failed = broken(serve(faults=["truncate"]).runtime.converse_stream(**asked()))
+    assert (len(events), failed) == (3, None)
+    with pytest.raises(ClientError) as caught:
+        collect(iter(events))
+    assert "ended" in str(caught.value)
+    events, failed = broken(serve(faults=["truncate,mid_frame=true"]).runtime.converse_stream(**asked()))
+    assert (len(events), failed) == (3, None), "botocore itself does not notice"
+    assert "output" not in serve(faults=["truncate"]).runtime.converse(**asked()), "nor that it is no JSON"
+
+
+def hangup(serve):
+    with pytest.raises(ConnectionClosedError):
+        serve(faults=["hangup"]).runtime.converse(**asked())
+    events, failed = broken(serve(faults=["hangup,after=2"]).runtime.converse_stream(**asked()))
+    assert (len(events), isinstance(failed, ProtocolError | ResponseStreamingError)) == (2, True)
+
+
+def reset(serve):
+    with pytest.raises(ConnectionClosedError):
+        serve(faults=["reset"]).runtime.converse(**asked())
+    events, failed = broken(serve(faults=["reset,after=2"]).runtime.converse_stream(**asked()))
+    assert (len(events) <= 2, isinstance(failed, ProtocolError | ResponseStreamingError)) == (True, True)
+
+
+def bad_crc(serve):
+    events, failed = broken(serve(faults=["bad-crc"]).runtime.converse_stream(**asked()))
+    assert (len(events), type(failed)) == (3, ChecksumMismatch)
+
+
+def max_tokens(serve):
+    runtime = serve(faults=["max-tokens,tokens=2"]).runtime
+    for got in (runtime.converse(**asked()), collect(runtime.converse_stream(**asked())["stream"])):
+        assert (text(got), got["stopReason"]) == ("one two", "max_tokens")
+    assert (invoked(runtime)["stop_reason"], READ[SONNET](invoked(runtime))) == ("max_tokens", "one two")
+
+
+def malformed_tool_use(serve):
+    runtime = serve(Answering(adding), faults=["malformed-tool-use"]).runtime
+    request = asked(toolConfig=TOOLS)
+    for got in (runtime.converse(**request), collect(runtime.converse_stream(**request)["stream"])):
+        assert got["stopReason"] == "malformed_tool_use"
+        assert "<__function=add>" in text(got)
+        assert not any("toolUse" in block for block in got["output"]["message"]["content"])
+
+
+def malformed_output(serve):
+    runtime = serve(faults=["malformed-output"]).runtime
+    for got in (runtime.converse(**asked()), collect(runtime.converse_stream(**asked())["stream"])):
+        assert (text(got), got["stopReason"]) == (WORDS, "malformed_model_output")
+
+
+def guardrail(serve):
+    runtime = serve(faults=["guardrail,message=Not that."]).runtime
+    for got in (runtime.converse(**asked()), collect(runtime.converse_stream(**asked())["stream"])):
+        assert (text(got), got["stopReason"]) == ("Not that.", "guardrail_intervened")
+
+
+def quota(serve):
+    runtime = serve(faults=["quota,rpm=2"]).runtime
+    assert [text(runtime.converse(**asked())) for _ in range(2)] == [WORDS] * 2
+    failed = refused(runtime.converse, **asked())
+    assert isinstance(failed, runtime.exceptions.ThrottlingException)
+    assert text(runtime.converse(**asked(model=NOVA))) == WORDS
+    runtime = serve(faults=["quota,tpm=100"]).runtime
+    failed = refused(runtime.converse, **asked(inferenceConfig={"maxTokens": 200}))
+    assert "Too many tokens" in failed.response["Error"]["Message"]
+
+
+SEEN = {
+    **{name: functools.partial(exception_is_answered, name) for name in FACTS if name.endswith("Exception")},
+    "latency": latency,
+    "slow-first-token": slow_first_token,
+    "slow-events": slow_events,
+    "slow-compile": slow_compile,
+    "stall": stall,
+    "truncate": truncate,
+    "hangup": hangup,
+    "reset": reset,
+    "bad-crc": bad_crc,
+    "max-tokens": max_tokens,
+    "malformed-tool-use": malformed_tool_use,
+    "malformed-output": malformed_output,
+    "guardrail": guardrail,
+    "quota": quota,
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_each_fault_is_seen_by_a_real_client(serve, name):
+    SEEN[name](serve)
+
+
+@pytest.mark.parametrize(
+    ("action", "denied", "allowed"),
+    [
+        ("bedrock:InvokeModel", "converse", "converse_stream"),
+        ("bedrock:InvokeModelWithResponseStream", "converse_stream", "converse"),
+    ],
+)
+def test_one_action_alone_is_denied(serve, action, denied, allowed):
+    runtime = serve(faults=[{"fault": "AccessDeniedException", "action": action}]).runtime
+    got = getattr(runtime, allowed)(**asked())
+    assert text(collect(got["stream"]) if "stream" in got else got) == WORDS
+    failed = refused(getattr(runtime, denied), **asked())
+    assert isinstance(failed, runtime.exceptions.AccessDeniedException)
+    assert f"is not authorized to perform: {action} on resource: arn:aws:bedrock" in str(failed)
+
+
+def test_the_sdk_s_own_retries_get_past_a_throttled_request(serve):
+    served = serve(faults=["ThrottlingException,first=1,retry_after=10"])
+    config = Config(retries={"mode": "standard", "total_max_attempts": 3}, proxies={})
+    client = shared_session().client("bedrock-runtime", endpoint_url=served.endpoint.url, config=config)
+    response = client.converse(**asked())
+    client.close()
+    assert response["ResponseMetadata"]["RetryAttempts"] == 1
+    assert text(response) == WORDS
+
+
+# ---- record and replay ----------------------------------------------------------------------------------------
+
+
+def test_a_recording_is_replayed_to_the_same_client(serve, tmp_path):
+    asks = {
+        "converse": lambda client: client.converse(**asked())["output"],
+        "stream": lambda client: list(client.converse_stream(**asked())["stream"]),
+        "native": invoked,
+        "refused": lambda client: refused(client.converse, **asked(messages=[])).response["Error"],
+    }
+    recorded = serve(record=tmp_path / "kept").runtime
+    before = {name: ask(recorded) for name, ask in asks.items()}
+    replayed = serve(replay=tmp_path / "kept").runtime
+    assert {name: ask(replayed) for name, ask in asks.items()} == before
+    assert asks["stream"](replayed) == before["stream"], "again, and again"
+
+
+def test_what_was_not_recorded_is_an_error_and_never_an_invention(serve, tmp_path):
+    serve(record=tmp_path / "kept").runtime.converse(**asked())
+    failed = refused(serve(replay=tmp_path / "kept").runtime.converse, **asked("something else"))
+    assert failed.response["ResponseMetadata"]["HTTPStatusCode"] >= 400
+
+
+# ---- who may ask ----------------------------------------------------------------------------------------------
+
+KEYS = """\
+[default]
+aws_access_key_id = AKIDEXAMPLE
+aws_secret_access_key = very secret
+[temporary]
+aws_access_key_id = ASIAEXAMPLE
+aws_secret_access_key = also secret
+aws_session_token = a token
+[key]
+bearer_token = a bearer key
+"""
+
+
+@pytest.fixture
+def keys(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text(KEYS)
+    file.chmod(0o600)
+    return file
+
+
+def session(access_key, secret, token=None):
+    return boto3.Session(
+        aws_access_key_id=access_key, aws_secret_access_key=secret, aws_session_token=token, region_name="us-east-1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pair", "code"),
+    [
+        (("AKIDEXAMPLE", "very secret"), None),
+        (("ASIAEXAMPLE", "also secret", "a token"), None),
+        (("AKIDEXAMPLE", "guessed"), "InvalidSignatureException"),
+        (("AKIDOTHER", "very secret"), "UnrecognizedClientException"),
+        (("ASIAEXAMPLE", "also secret"), "UnrecognizedClientException"),
+        (("ASIAEXAMPLE", "also secret", "an old token"), "UnrecognizedClientException"),
+    ],
+)
+def test_signatures_are_verified_where_there_are_keys(serve, connect, keys, pair, code):
+    url = serve(auth=keys).endpoint.url
+    runtime = connect(url, session=session(*pair))
+    if code is None:
+        for model in (SONNET, f"{ACCOUNT}:inference-profile/{SONNET}"):
+            assert text(runtime.converse(**asked(model=model))) == WORDS
+        assert invoked(runtime)["stop_reason"] == "end_turn"
+        control = connect(url, "bedrock", session=session(*pair))
+        assert control.list_foundation_models(byProvider="Meta")["modelSummaries"]
+        assert control.list_inference_profiles(maxResults=3)["nextToken"]
+    else:
+        for ask in (runtime.converse, runtime.converse_stream):
+            assert told(refused(ask, **asked())) == (403, code)
+
+
+def test_any_signature_will_do_without_keys(serve, connect):
+    assert text(connect(serve().endpoint.url, session=session("x", "y")).converse(**asked())) == WORDS
+
+
+@pytest.fixture
+def secure(serve, keys, tmp_path):
+    """A server with keys and a certificate of its own."""
+    return serve(auth=keys, self_signed=tmp_path / "tls").endpoint
+
+
+@pytest.mark.parametrize(("bearer", "code"), [("a bearer key", None), ("guessed", "AccessDeniedException")])
+def test_a_bearer_key_is_let_in_over_a_self_signed_certificate(secure, connect, monkeypatch, bearer, code):
+    monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", bearer)
+    assert secure.url.startswith("https://")
+    runtime = connect(secure.url, session=boto3.Session(), verify=str(secure.authority))
+    if code:
+        assert told(refused(runtime.converse, **asked())) == (403, code)
+    else:
+        assert text(runtime.converse(**asked())) == WORDS
+        assert text(collect(runtime.converse_stream(**asked())["stream"])) == WORDS
+
+
+@pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}])
+def test_a_page_of_another_site_is_refused_whatever_it_signs(serve, headers):
+    runtime = serve().runtime
+
+    def as_a_page(request, **_):
+        for name, value in headers.items():
+            request.headers[name] = value
+
+    assert runtime.converse(**asked())
+    runtime.meta.events.register("before-send.bedrock-runtime.*", as_a_page)
+    assert told(refused(runtime.converse, **asked())) == (403, "AccessDeniedException")
+
+
+def test_a_name_of_another_site_for_this_machine_is_refused(serve):
+    served = serve()
+    port = served.endpoint.url.rpartition(":")[2]
+    for host, status in [("evil.example", 403), (f"evil.example:{port}", 403), (f"localhost:{port}", 200)]:
+        assert served.get("/foundation-models", Host=host)[0] == status
+
+
+# ---- running it -----------------------------------------------------------------------------------------------
+
+
+def test_a_stop_lets_a_stream_finish_and_refuses_what_comes(serve):
+    engine = Gated()
+    served = serve(engine)
+    stream = iter(served.runtime.converse_stream(**asked())["stream"])
+    next(stream)
+    stopping = threading.Thread(target=lambda: served.endpoint.stop(WAIT))
+    stopping.start()
+    engine.let()
+    assert [next(iter(event)) for event in stream][-1] == "metadata"
+    stopping.join(WAIT)
+    assert not stopping.is_alive()
+
+
+def test_a_stream_that_outlasts_the_grace_ends_with_the_modelled_exception(serve):
+    engine = Gated()
+    served = serve(engine)
+    response = served.runtime.converse_stream(**asked())
+    engine.let(3)
+    stopping = threading.Timer(0.2, lambda: served.endpoint.stop(0.2))
+    stopping.start()
+    events, failed = broken(response)
+    assert (len(events), failed.response["Error"]["Code"]) == (4, "serviceUnavailableException")
+    assert engine.closed.wait(1)
+    engine.let()
+    stopping.join(WAIT)
+
+
+def test_the_server_tells_its_health_and_what_it_has_done(serve):
+    served = serve(faults=["ThrottlingException,nth=2"])
+    assert json.loads(served.get("/_bx/health")[2])["status"] == "ok"
+    served.runtime.converse(**asked())
+    refused(served.runtime.converse, **asked())
+    list(served.runtime.converse_stream(**asked())["stream"])
+    stats = json.loads(served.get("/_bx/stats")[2])
+    assert (stats["requests"]["Converse"], stats["requests"]["ConverseStream"]) == (2, 1)
+    assert stats["tokens"] == {"input": 20, "output": 20}
+    assert stats["status"]["429"] == 1
+    _, headers, metrics = served.get("/_bx/metrics")
+    assert headers["content-type"].startswith("text/plain")
+    labels = f'code="ThrottlingException",model="{SONNET}",operation="Converse",status="429"'
+    assert f"bx_requests_total{{{labels}}} 1.0" in metrics.decode()
+    assert 'bx_faults_total{fault="ThrottlingException"} 1.0' in metrics.decode()
+
+
+def test_faults_are_scripted_while_the_server_runs(serve):
+    served = serve()
+    status, _, body = served.get("/_bx/faults", "POST", {"fault": "ServiceUnavailableException", "first": 1})
+    assert (status, [fault["fault"] for fault in json.loads(body)["faults"]]) == (
+        200,
+        ["ServiceUnavailableException"],
+    )
+    assert told(refused(served.runtime.converse, **asked())) == (503, "ServiceUnavailableException")
+    assert text(served.runtime.converse(**asked())) == WORDS
+    listed = json.loads(served.get("/_bx/faults")[2])["faults"]
+    assert [(fault["met"], fault["hit"]) for fault in listed] == [(2, 1)]
+    assert served.get("/_bx/faults", "DELETE")[0] == 200
+    assert json.loads(served.get("/_bx/faults")[2]) == {"faults": []}
+    status, _, body = served.get("/_bx/faults", "POST", {"fault": "Throttling"})
+    assert status == 400
+    assert "ThrottlingException" in json.loads(body)["message"]

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from botocore.eventstream import ChecksumMismatch, EventStreamBuffer
@@ -53,7 +54,7 @@ class Service:
             return wire.stream("ConverseStream", Closing(Echo().converse_stream(**request)["stream"], self))
         if call.operation == "InvokeModelWithResponseStream":
             chunks = ({"chunk": {"bytes": json.dumps({"number": number}).encode()}} for number in range(6))
-            return wire.stream(call.operation, Closing(chunks, self), {"contentType": "application/json"})
+            return wire.stream(call.operation, Closing(chunks, self), contentType="application/json")
         return Reply(200, {"Content-Type": "application/json"}, b'{"inputTokens": 3}')
 
 
@@ -734,3 +735,52 @@ def test_a_stream_that_waits_is_closed_from_another_thread():
         call.received.hangup.happen()
         reading.result(timeout=10)
     assert service.closed
+
+
+# ---- the page -------------------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parent.parent / "docs" / "faults.md"
+MARK = "<!-- From here on generated from src/bx/server/faults.toml: python tests/test_server_faults.py -->\n"
+KINDS = {
+    "Exceptions": lambda name: name.endswith("Exception"),
+    "Everything else": lambda name: not name.endswith("Exception"),
+}
+
+
+def generated():
+    """The page's tables of what there is."""
+    own = {name for entry in described() for name in entry["options"]}
+    lines = ["", "## Options", "", "What stands after `=` below holds where an option is left out.", ""]
+    lines += ["| option | |", "|---|---|"]
+    lines += [f"| `{name}` | {says} |" for name, says in options().items() if name in own]
+    for title, belongs in KINDS.items():
+        lines += ["", f"## {title}"]
+        for entry in described():
+            if belongs(entry["name"]):
+                lines += ["", *told(entry)]
+    return "\n".join(lines) + "\n"
+
+
+def told(entry):
+    """What the page says of a fault."""
+    status = f" HTTP status {entry['status']}." if entry["status"] else ""
+    yield from (f"### {entry['name']}", "", f"{entry['says']}.{status}")
+    if entry["text"]:
+        yield from ("", f"> {entry['text']}")
+    if entry["options"]:
+        defaults = {
+            name: "" if value is None else f"={json.dumps(value)}" for name, value in entry["options"].items()
+        }
+        yield from ("", f"Options: {', '.join(f'`{name}{value}`' for name, value in defaults.items())}.")
+
+
+def test_the_page_of_faults_is_up_to_date():
+    head, _, rest = PAGE.read_text().partition(MARK)
+    assert rest == generated()
+    own = {name for entry in described() for name in entry["options"]}
+    for name, says in options().items():
+        assert name in own or f"| `{name}` | {says} |" in head, name
+
+
+if __name__ == "__main__":
+    PAGE.write_text(PAGE.read_text().partition(MARK)[0] + MARK + generated())

@@ -412,3 +412,17 @@ def test_a_header_cannot_be_smuggled_through_a_value(serve):
     _, headers, _ = server.ask()
     assert "x-evil" not in headers
     assert headers["x-bx-ignored"] == "a??X-Evil: 1?"
+
+
+def test_a_request_without_a_body_is_answered_over_http2(serve):
+    pytest.importorskip("zttp", reason="there is no HTTP/2 without it")
+    server = serve(lambda received: Reply(200, PLAIN, received.path.encode()))
+    # HEADERS that end the stream, as curl sends them; zttp's own client ends it in another frame.
+    block = b"\x82\x86\x84\x41\x09localhost"  # GET, http, /, the authority, by the tables of HPACK
+    head = len(block).to_bytes(3, "big") + b"\x01\x05" + (1).to_bytes(4, "big")
+    with contextlib.closing(server.raw()) as raw:
+        raw.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00" + head + block)
+        data = b""
+        while b"text/plain" not in data and (piece := raw.recv(4096)):
+            data += piece
+    assert b"text/plain" in data

@@ -176,6 +176,18 @@ def test_a_request_signed_as_the_javascript_sdk_does_is_let_in():
     assert signatures.verify(javascript(), KEYS, now()) == "us-west-2"
 
 
+def test_over_http2_the_authority_may_be_signed_for_the_host():
+    told = javascript(**{":authority": "127.0.0.1:4567"})
+    signs = {name: value for name, value in told.headers.items() if name not in ("host", "authorization")}
+    del signs["user-agent"]
+    made = by_hand(path=told.path, body=told.body, headers=signs)
+    arrived = {name: value for name, value in made.headers.items() if name != ":authority"}
+    assert signatures.verify(replace(made, headers={**arrived, "host": "127.0.0.1:4567"}), KEYS, now()) == "us-west-2"
+    code, text = refusal(replace(made, headers={**arrived, "host": "127.0.0.1:4568"}))
+    assert (code, text) == ("InvalidSignatureException", signatures._MISMATCH)
+    assert refusal(replace(made, headers=arrived))[0] == "InvalidSignatureException"
+
+
 def test_the_digest_in_a_header_must_be_the_bodys_even_where_it_was_signed():
     for wrong in (hashlib.sha256(b"another").hexdigest(), "UNSIGNED-PAYLOAD", "é", ""):
         request = javascript(**{"x-amz-content-sha256": wrong})

@@ -202,22 +202,36 @@ def serve(engine: Engine | None = None, *, model: str = "local", strict: bool = 
         options: `port` (default: a free one), `faults`, `seed`, `record`, `replay`, ...: see
             `bx.server.endpoint.Options`.
 
+    Returns:
+        The server. Besides its `url`, `faults.add(...)` has things go wrong while it runs, `requests` tells what it
+        was asked, `stats.summary()` how long that took. Servers of one process share the models that they load.
+
     Raises:
         ValueError: the model's name or an option is unusable, or the extra is not installed; `fix` says what to do.
     """
     from bx.server import check_installed
 
     check_installed()
-    from bx.server.endpoint import Endpoint, Options, Route
+    from bx.server.endpoint import Endpoint, Route
+    from bx.server.endpoint import options as made
 
     if engine is not None:
-        return Endpoint([Route("*", engine, strict=strict, forward=True)], Options(**options))
+        return Endpoint([Route("*", engine, strict=strict, forward=True)], made(**options))
     from bx import config
-    from bx.catalogue import Catalogue
+    from bx.catalogue import Catalogue, UnknownModel
+
+    resolved = Catalogue(config.load().models).resolve(model).id
+    if resolved.partition(":")[0] not in ("local", "echo"):
+        message = f"{model!r} is a model of Amazon Bedrock, and cannot stand in for others"
+        raise UnknownModel(message, "Choose local or echo, or forward all requests: bx.serve(bx.engine())")
+    return Endpoint([Route("*", _embedded(), resolved, strict=strict)], made(**options))
+
+
+@cache
+def _embedded() -> Engine:
     from bx.engines import Router
 
-    resolved = Catalogue(config.load().models).resolve(model)
-    return Endpoint([Route("*", Router(), resolved.id, strict=strict)], Options(**options))
+    return Router()
 
 
 @cache

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def base(model_id: str) -> str:
     return rest if geography in _facts()["geographies"] and rest else name
 
 
+@lru_cache(maxsize=256)
 def _entry(model_id: str) -> dict[str, Any]:
     name = base(model_id)
     entries: list[dict[str, Any]] = _facts()["model"]

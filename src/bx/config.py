@@ -50,6 +50,7 @@ _ANNOUNCED = ("geo", "region")
 # What a setting may be, where that is less than its kind allows.
 _CHOICES = {"guarantee": ("enforced", "validated", "any")}
 _LEAST = {"max_turns": 1}
+_POINTING = ("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", "AWS_ENDPOINT_URL_BEDROCK")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _IN_WORDS = {
     str: "text",
@@ -152,6 +153,24 @@ def endpoint(options: Mapping[str, Any], environ: Mapping[str, str] | None = Non
 def has_api_key(environ: Mapping[str, str] | None = None) -> bool:
     """Whether the AWS SDKs will use an API key of Amazon Bedrock, which they send over https only."""
     return bool((os.environ if environ is None else environ).get("AWS_BEARER_TOKEN_BEDROCK"))
+
+
+def pointed(url: str, environ: Mapping[str, str] | None = None) -> dict[str, str | None]:
+    """Return the variables that point AWS's SDKs at a stand-in for Amazon Bedrock; None where one is to be unset.
+
+    Keys that no service accepts, and a region, are among them where there are none.
+    """
+    environ = os.environ if environ is None else environ
+    variables: dict[str, str | None] = dict.fromkeys(_POINTING, url)
+    variables |= dict.fromkeys(("AWS_BEARER_TOKEN_BEDROCK", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"))
+    if not environ.get("AWS_ACCESS_KEY_ID"):
+        variables |= {"AWS_ACCESS_KEY_ID": "bx", "AWS_SECRET_ACCESS_KEY": "bx", "AWS_SESSION_TOKEN": None}
+    region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    variables |= {name: environ.get(name) or region for name in ("AWS_REGION", "AWS_DEFAULT_REGION")}
+    direct = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    if direct != "*":
+        variables |= dict.fromkeys(("no_proxy", "NO_PROXY"), f"{direct},127.0.0.1".lstrip(","))
+    return variables
 
 
 def user_file(environ: Mapping[str, str]) -> Path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def find(model_id: str) -> Model | None:
     return _listed().get(named.base) or _of_family(named.base)
 
 
+@lru_cache(maxsize=256)
 def name(model_id: str) -> Name | None:
     """Read a `modelId`; None where it has no form of Amazon Bedrock's, or names a geography that there is not."""
     if not model_id.startswith("arn:"):
@@ -185,6 +186,7 @@ def geographies() -> dict[str, Geography]:
     return {geo: Geography(**_frozen(table)) for geo, table in _facts()["geographies"].items()}
 
 
+@lru_cache(maxsize=256)
 def _is_known(region: str) -> bool:
     return any(_matches(region, geography.callers) for geography in geographies().values())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import signal
@@ -35,9 +36,13 @@ Point an SDK at it; it wants some keys and a region, and any will do:
 """
 _PORT = 4567
 _ANYONE = ("bx", "bx", "")  # a server without keys looks at no signature
-_ANY_KEYS = "export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1"
+_ANY_KEYS = (
+    "export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1"
+)
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _WARMING = "Say hi."
 _MOST_LINES = 10_000  # of the log that may wait for a reader who does not read
+_READING = 1  # seconds that its reader has for the rest of it, when the server has stopped
 _BEARER = "An API key is only sent over https: AWS's SDKs refuse this http address while {} is set"
 
 
@@ -73,7 +78,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--timeout", type=float, metavar="S", help="seconds for one request in all (default: 3600)")
     add("--grace", type=float, metavar="S", help="seconds that streams may finish in when stopped (default: 5)")
     add = parser.add_argument_group("what is told, and the upstream").add_argument
-    add("--log", choices=("text", "json", "off"), metavar="text|json|off", help="the access log, on stderr (default: text)")
+    forms = ("text", "json", "off")
+    add("--log", choices=forms, metavar="|".join(forms), help="the access log, on stderr (default: text)")
     add("--check", action="store_true", help="ask every operation once by a real client, and leave")
     add("--geo", metavar="GEO", help="of the upstream: where prompts may be processed")
     add("--region", help="of the upstream: the AWS region")
@@ -104,10 +110,10 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     answer.listen(terminal, verbose=options.verbose)
     router = Router({"region": options.region, "profile": options.profile, "endpoint_url": options.endpoint_url})
     routes = [] if options.replay else _routes(options, router)
-    log = None if options.quiet or options.log == "off" or options.check else _Log(options.log or "text", terminal)
+    log = _log(options, terminal)
     endpoint = Endpoint(routes, _options(options), log)
     try:
-        _check_upstream(endpoint, options)
+        _check_upstream(endpoint, routes, options)
         for name in dict.fromkeys(route.model for route in routes if route.model and not route.forward):
             _warm(router, name, options, terminal)
         if options.check:
@@ -120,6 +126,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     finally:
         endpoint.stop()
         router.close()
+        if log:
+            log.close()
     return 0
 
 
@@ -132,7 +140,11 @@ def _check(options: argparse.Namespace) -> None:
         ("--replay", options.replay, "--map", options.map),
         ("--replay", options.replay, "--record", options.record),
         ("--upstream", options.upstream, "--model", options.answers),
+        ("--replay", options.replay, "--strict", options.strict),
+        ("--replay", options.replay, "--lenient", options.lenient),
+        ("--upstream", options.upstream, "--strict", options.strict),
         ("--self-signed", options.self_signed, "--cert", options.cert),
+        ("--self-signed", options.self_signed, "--key", options.key),
     )
     for one, given, other, too in pairs:
         if given and too:
@@ -201,6 +213,7 @@ def _options(options: argparse.Namespace) -> Options:
         "seed": options.seed,
         "realtime": options.realtime,
         "grace": options.grace,
+        "keep": 0,  # nobody asks for them, and they may be large
         "limits": Limits(**{name: value for name, value in limits.items() if value is not None}),
     }
     return Made(**{name: value for name, value in given.items() if value is not None})
@@ -213,7 +226,7 @@ def _port(options: argparse.Namespace) -> int:
     return int(port)
 
 
-def _check_upstream(endpoint: Endpoint, options: argparse.Namespace) -> None:
+def _check_upstream(endpoint: Endpoint, routes: list[Route], options: argparse.Namespace) -> None:
     """Refuse to forward requests to ourselves: the variables that point SDKs here are read by the upstream's, too."""
     from urllib.parse import urlsplit
 
@@ -221,7 +234,8 @@ def _check_upstream(endpoint: Endpoint, options: argparse.Namespace) -> None:
 
     upstream = urlsplit(config.endpoint(vars(options)))
     ours = urlsplit(endpoint.url)
-    if options.upstream and upstream.port == ours.port and upstream.hostname in (ours.hostname, "localhost"):
+    same = upstream.port == ours.port and upstream.hostname in (ours.hostname, *_LOOPBACK)
+    if same and any(route.forward for route in routes):
         fix = "Unset AWS_ENDPOINT_URL_BEDROCK_RUNTIME and AWS_ENDPOINT_URL here, or name the upstream: --endpoint-url"
         raise UsageError(f"The upstream is this server itself ({endpoint.url})", fix)
 
@@ -262,13 +276,11 @@ def _prove(endpoint: Endpoint, terminal: Terminal) -> int:
     from bx.engines.bedrock import client
     from bx.server import check
 
-    trusted = {
-        "endpoint_url": endpoint.url,
-        "keys": endpoint.keys.one() if endpoint.keys else _ANYONE,
-        "verify": str(endpoint.authority) if endpoint.authority else None,
-    }
+    keys = endpoint.keys.one() if endpoint.keys else _ANYONE
+    authority = str(endpoint.authority) if endpoint.authority else None
+    made = (client(each, endpoint_url=endpoint.url, keys=keys, verify=authority) for each in check.SERVICES)
     outcomes = []
-    for outcome in check.outcomes(client("bedrock-runtime", **trusted), client("bedrock", **trusted)):
+    for outcome in check.outcomes(*made):
         outcomes.append(outcome)
         told = "failed" if outcome.problem else "ok"
         why = f": {' '.join(outcome.problem.split())}" if outcome.problem else ""
@@ -309,14 +321,21 @@ class _stopping:  # noqa: N801 # it is used as a function is
             signal.signal(each, before)
 
 
+def _log(options: argparse.Namespace, terminal: Terminal) -> _Log | None:
+    """Make the log that is asked for; without a word on it, there is none where nothing is to be told."""
+    form = options.log or ("off" if options.quiet or options.check else "text")
+    return None if form == "off" else _Log(form, terminal)
+
+
 class _Log:
     """The access log, written by a thread of its own: a reader that does not read holds up no request."""
 
     def __init__(self, form: str, terminal: Terminal) -> None:
-        self._lines: queue.Queue[dict[str, Any]] = queue.Queue(_MOST_LINES)
+        self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue(_MOST_LINES)
         self._form = _as_json if form == "json" else _as_text
         self._terminal = terminal
-        threading.Thread(target=self._write, daemon=True, name="bx-log").start()
+        self._thread = threading.Thread(target=self._write, daemon=True, name="bx-log")
+        self._thread.start()
 
     def __call__(self, notes: dict[str, Any]) -> None:
         """Write the line of an exchange, if there is room for it."""
@@ -325,9 +344,15 @@ class _Log:
         except queue.Full:
             return
 
+    def close(self) -> None:
+        """Write the lines that wait, as far as their reader reads."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(None)
+            self._thread.join(_READING)
+
     def _write(self) -> None:
-        while True:
-            self._terminal.complain(self._form(self._lines.get()))
+        while notes := self._lines.get():
+            self._terminal.complain(self._form(notes))
 
 
 def _as_json(notes: dict[str, Any]) -> str:

@@ -170,7 +170,7 @@ def client(service: str, *, endpoint_url: str, keys: Sequence[str], verify: str 
         aws_secret_access_key=secret,
         aws_session_token=session_token or None,
         config=Config(
-            auth_scheme_preference="aws.auth#sigv4" if pair else "smithy.api#httpBearerAuth",
+            auth_scheme_preference="sigv4" if pair else "httpBearerAuth",
             retries={"total_max_attempts": 1},
             proxies={},
             user_agent_extra="bx",

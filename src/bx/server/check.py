@@ -6,12 +6,13 @@ import json
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bx import foundation
+from bx import capabilities, foundation
 from bx.converse import collect, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+SERVICES = ("bedrock-runtime", "bedrock")
 _MESSAGES = [{"role": "user", "content": [{"text": "Say hi."}]}]
 _NATIVE = {
     "anthropic_version": "bedrock-2023-05-31",
@@ -22,8 +23,6 @@ _SCHEMA = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": 
 _STRUCTURE = {"jsonSchema": {"schema": json.dumps(_SCHEMA)}}
 _JSON = {"textFormat": {"type": "json_schema", "structure": _STRUCTURE}}
 _FILLED = [{"role": "user", "content": [{"text": '{"a": 1}'}]}]  # an echo answers it, too
-# Named in the checks of a strict server: a profile whose model takes schemas, and its base id.
-_PROFILE = "us.anthropic.claude-sonnet-4-6"
 
 
 class Outcome(NamedTuple):
@@ -52,8 +51,9 @@ def outcomes(runtime: Any, control: Any) -> Iterator[Outcome]:
 
 
 def _questions(runtime: Any, control: Any) -> dict[str, Callable[[], Any]]:
-    asked = {"modelId": _PROFILE, "messages": _MESSAGES, "inferenceConfig": {"maxTokens": 8}}
-    native = {"modelId": _PROFILE, "body": json.dumps(_NATIVE)}
+    structured = _profile()
+    asked = {"modelId": structured, "messages": _MESSAGES, "inferenceConfig": {"maxTokens": 8}}
+    native = {"modelId": structured, "body": json.dumps(_NATIVE)}
     return {
         "Converse": lambda: runtime.converse(**asked)["output"],
         "Converse with a JSON Schema": lambda: _answers_json(
@@ -68,8 +68,17 @@ def _questions(runtime: Any, control: Any) -> dict[str, Callable[[], Any]]:
         "ListFoundationModels": lambda: control.list_foundation_models()["modelSummaries"][0],
         "GetFoundationModel": lambda: control.get_foundation_model(modelIdentifier=_countable())["modelDetails"],
         "ListInferenceProfiles": lambda: control.list_inference_profiles()["inferenceProfileSummaries"][0],
-        "GetInferenceProfile": lambda: control.get_inference_profile(inferenceProfileIdentifier=_PROFILE)["status"],
+        "GetInferenceProfile": lambda: control.get_inference_profile(inferenceProfileIdentifier=structured)["status"],
     }
+
+
+def _profile() -> str:
+    """Return a profile that every server answers for: Claude's, of a model that takes schemas."""
+    return next(
+        each.id
+        for each in foundation.profiles()
+        if each.model.provider == "Anthropic" and capabilities.plan(each.model.id).rung == "native"
+    )
 
 
 def _countable() -> str:

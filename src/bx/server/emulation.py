@@ -259,6 +259,8 @@ def _check_schemas(asked: _Asked) -> None:
     schemas = {_TOOL[asked.is_claude].format(index): spec["inputSchema"]["json"] for index, spec in strict.items()}
     if (schema := schema_of(asked.request)) is not None:
         schemas = {_SCHEMA[asked.is_claude]: schema, **schemas}
+    if not schemas:
+        return
     refusal = _told if asked.is_claude else _refuse
     for problem in _problems(schemas, len(strict), asked.plan.family):
         raise refusal(problem)

@@ -8,12 +8,18 @@ It knows no engine; who makes one gives it the routes.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import errno
 import functools
+import http.client
 import ipaddress
+import json
 import os
 import socket
+import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from botocore.exceptions import ClientError
@@ -23,7 +29,7 @@ from bx.converse import error
 from bx.server import recording, signatures, tls, wire
 from bx.server.admin import administered
 from bx.server.faults import Faults
-from bx.server.guard import guarded
+from bx.server.guard import HEALTH, guarded
 from bx.server.http import Limits
 from bx.server.running import Running
 from bx.server.service import Route, Service
@@ -32,11 +38,14 @@ from bx.server.stats import Stats
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from bx.server.exchange import Answer, Call, Perform, Received, Reply
 
-__all__ = ["CannotServe", "Endpoint", "Limits", "Options", "Route"]
+__all__ = ["PATHS", "Asked", "CannotServe", "Endpoint", "Limits", "Options", "Route", "options"]
+
+PATHS = ("auth", "certificate", "key", "self_signed", "record", "replay")
+_MOST = 10_000  # bytes that are read of what it says
+_PATIENCE = 1  # seconds that the owner of a port has to say who it is
 
 
 class CannotServe(ValueError):
@@ -66,6 +75,7 @@ class Options(NamedTuple):
         realtime: whether a replay is as slow as its recording.
         limits: what a client may ask.
         grace: seconds that running exchanges have to finish when the server stops.
+        keep: how many of the latest requests `Endpoint.requests` tells of.
     """
 
     host: str = "127.0.0.1"
@@ -81,6 +91,29 @@ class Options(NamedTuple):
     realtime: bool = False
     limits: Limits = Limits()
     grace: float = 5
+    keep: int = 1000
+
+
+def options(**given: Any) -> Options:
+    """Make options as they are written in a program: a path may be a text, and one fault stands for a list of it.
+
+    Raises:
+        CannotServe: there is no such option.
+    """
+    for name in given.keys() - set(Options._fields):
+        raise CannotServe(f"There is no option {name!r}", f"There are: {', '.join(Options._fields)}")
+    for name in given.keys() & set(PATHS):
+        given[name] = None if given[name] is None else Path(given[name]).expanduser()
+    if isinstance(given.get("faults"), (str, dict)):
+        given["faults"] = [given["faults"]]
+    return Options(**given)
+
+
+class Asked(NamedTuple):
+    """A request that was understood: its operation, such as `Converse`, and its members as boto3 takes them."""
+
+    operation: str
+    request: dict[str, Any]
 
 
 class Endpoint:
@@ -116,7 +149,9 @@ class Endpoint:
             perform = recording.replayed(options.replay, realtime=options.realtime)
         if options.record:
             perform = recording.recorded(perform, options.record)
-        answer = answering(functools.partial(self.faults.perform, perform=perform))
+        self._asked: collections.deque[Asked] = collections.deque(maxlen=options.keep)
+        self._lock = threading.Lock()
+        answer = answering(functools.partial(self._perform, perform=perform))
         self.stats = Stats(lambda: len(self._running.application.exchanges))
         self.authority, context = _secured(options)
         self.keys = signatures.load(options.auth) if options.auth else None
@@ -130,6 +165,15 @@ class Endpoint:
             tls=context,
             done=self._done,
         )
+
+    @property
+    def requests(self) -> list[Asked]:
+        """The latest requests, in the order they came; those too that a fault has hit or the model has refused.
+
+        What is not understood, and is refused for its form or its signature, is not among them.
+        """
+        with self._lock:
+            return list(self._asked)
 
     def start(self) -> Self:
         """Begin to serve."""
@@ -145,6 +189,11 @@ class Endpoint:
 
     def __exit__(self, *_: object) -> None:
         self.stop(grace=0)
+
+    def _perform(self, call: Call, perform: Perform) -> Reply:
+        with self._lock:
+            self._asked.append(Asked(call.operation, call.request))
+        return self.faults.perform(call, perform)
 
     def _done(self, notes: dict[str, Any]) -> None:
         notes["ended"] = time.monotonic()
@@ -218,7 +267,33 @@ def listening(options: Options) -> socket.socket:
 
 def _unbound(options: Options, cause: OSError) -> CannotServe:
     if cause.errno == errno.EADDRINUSE:
-        return CannotServe(f"Port {options.port} is in use", "Stop the program that listens there, or choose another --port")
+        if pid := _owner(options):
+            message = f"Port {options.port} is in use by another bx serve, process {pid}"
+            return CannotServe(message, f"Use that one, stop it (kill {pid}), or choose another --port")
+        fix = "Stop the program that listens there, or choose another --port"
+        return CannotServe(f"Port {options.port} is in use", fix)
     if cause.errno == errno.EACCES:
         return CannotServe(f"Port {options.port} may not be used by you", "Choose a --port above 1023")
     return CannotServe(f"Cannot listen on {options.host}: {cause.strerror}", "Try --host 127.0.0.1")
+
+
+def _owner(options: Options) -> int | None:
+    """Ask who listens on the port; returns the process id of another server of bx, else None."""
+    for scheme in (http.client.HTTPConnection, _unverified):
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError, TypeError, KeyError):
+            with contextlib.closing(scheme(options.host, options.port, timeout=_PATIENCE)) as connection:
+                connection.request("GET", HEALTH)
+                told = json.loads(connection.getresponse().read(_MOST))
+            if told["server"] == "bx":
+                return int(told["pid"])
+    return None
+
+
+def _unverified(host: str, port: int, timeout: float) -> http.client.HTTPSConnection:
+    """Connect over https with whoever is there: nothing is told but that we ask."""
+    import ssl
+
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 HEADER = "x-bx-fault"  # of a reply: the names of the faults that made a difference, with commas
 _LONGEST = 86_400  # seconds
+_MOST = 1000  # faults in force: each request meets all of them
 
 
 class FaultError(ValueError):
@@ -98,8 +99,12 @@ class Faults:
         Raises:
             FaultError: one of them cannot be understood.
         """
-        faults = [parse(spec) for spec in specs]
+        faults = [parse(spec) for spec in specs[: _MOST + 1]]
         with self._lock:
+            if len(self._scripted) + len(faults) > _MOST:
+                raise FaultError(
+                    f"There can be at most {_MOST} faults", "Remove those in force first: DELETE /_bx/faults"
+                )
             for fault in faults:
                 draw = random.Random(f"{self._seed}:{len(self._scripted)}")  # noqa: S311 # chance, and no secret
                 self._scripted.append(_Scripted(fault, self._measures, draw))

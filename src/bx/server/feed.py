@@ -83,14 +83,16 @@ def work(answer: Answer, received: Received, feed: Feed) -> None:
     wanted = feed.put(reply)
     if isinstance(reply.body, bytes):
         return
+    close = getattr(reply.body, "close", lambda: None)
     try:
-        for piece in reply.body if wanted else ():
-            if not feed.put(piece):
-                break
+        with received.hangup.closes(close):  # a body may be waiting for its next piece for long
+            for piece in reply.body if wanted else ():
+                if not feed.put(piece):
+                    break
         feed.put(End.WHOLE)
     except Exception:  # noqa: BLE001 # what was sent cannot be taken back
-        _log.exception("The body of an exchange failed")
+        if not received.hangup.wait(0):
+            _log.exception("The body of an exchange failed")
         feed.put(Act.HANGUP)
     finally:
-        if close := getattr(reply.body, "close", None):
-            close()
+        close()

@@ -9,7 +9,10 @@ from __future__ import annotations
 import binascii
 import json
 import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,15 +32,12 @@ def frame(headers: Mapping[str, str], payload: bytes) -> bytes:
     Raises:
         ValueError: a header is too long.
     """
-    head = b"".join(_header(name.encode(), value.encode()) for name, value in headers.items())
-    prelude = struct.pack("!II", _OVERHEAD + len(head) + len(payload), len(head))
-    start = b"".join((prelude, struct.pack("!I", binascii.crc32(prelude)), head, payload))
-    return start + struct.pack("!I", binascii.crc32(start))
+    return _frame(_head(headers), payload)
 
 
 def event(kind: str, body: dict[str, Any]) -> bytes:
     """Encode an event, such as `contentBlockDelta`, with its JSON body."""
-    return frame({":event-type": kind, ":content-type": "application/json", ":message-type": "event"}, dumped(body))
+    return _frame(_event_head(kind), dumped(body))
 
 
 def exception(kind: str, body: dict[str, Any]) -> bytes:
@@ -54,9 +54,24 @@ def corrupted(whole: bytes) -> bytes:
 def dumped(value: Any) -> bytes:
     """Write JSON as the service does: compact, in UTF-8."""
     try:
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+        return msgspec.json.encode(value)
     except UnicodeEncodeError:  # half of a pair of surrogates has an escape, but no UTF-8
         return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _frame(head: bytes, payload: bytes) -> bytes:
+    prelude = struct.pack("!II", _OVERHEAD + len(head) + len(payload), len(head))
+    start = b"".join((prelude, struct.pack("!I", binascii.crc32(prelude)), head, payload))
+    return start + struct.pack("!I", binascii.crc32(start))
+
+
+@lru_cache(maxsize=100)  # every piece of an answer has the same one
+def _event_head(kind: str) -> bytes:
+    return _head({":event-type": kind, ":content-type": "application/json", ":message-type": "event"})
+
+
+def _head(headers: Mapping[str, str]) -> bytes:
+    return b"".join(_header(name.encode(), value.encode()) for name, value in headers.items())
 
 
 def _header(name: bytes, value: bytes) -> bytes:

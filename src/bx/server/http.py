@@ -246,6 +246,7 @@ class Application:
         """Refuse what comes from now on; what runs has some seconds to finish, and is then ended."""
         self._stopping = True
         self._turns.refuse()
+        self._workers.dismiss()
         asyncio.get_running_loop().call_later(grace, self._leave_all)
 
     def _leave_all(self) -> None:
@@ -281,6 +282,7 @@ class Application:
             return _closing("The headers of the request are too long.")
         pieces: list[bytes] = []
         size, most = 0, self._limits.body
+        room = len(self.exchanges) <= self._limits.concurrent + self._limits.queue
         async with asyncio.timeout(self._limits.idle) as patience:
             while True:
                 message = await receive()
@@ -289,13 +291,15 @@ class Application:
                     return None
                 patience.reschedule(asyncio.get_running_loop().time() + self._limits.idle)
                 size += len(message["body"])
-                if size <= most:
+                if size <= most and room:
                     pieces.append(message["body"])
                 # A client that is still sending would not read a reply: it is heard out for a while.
                 if not message["more_body"] or size > _HEARD_OUT * most:
                     break
         if size > most:
             return _closing(_TOO_LONG)
+        if not room:  # its body was not kept: bodies of requests that cannot be answered must not fill the memory
+            return wire.failure(error("ThrottlingException", _TOO_MANY))
         exchange.received = replace(exchange.received, body=b"".join(pieces))
         return None
 

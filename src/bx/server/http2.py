@@ -19,25 +19,33 @@ class Http2(ZttpH2Protocol):
     """uvicorn's HTTP/2, which tells the application the transport, and lets it wait for its client."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        """Begin, as asyncio calls it."""
         super().connection_made(transport)
         self._application = self.app
         self._moved = asyncio.Event()  # set, and replaced, when the client may have taken something
 
     def data_received(self, data: bytes) -> None:
+        """Read frames; what they grant may let streams go on."""
         super().data_received(data)
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """End, as asyncio calls it."""
         super().connection_lost(exc)
         self._wake()
 
     def handle_request(self, event: zttp.Request) -> None:
+        """Have a request answered, at the pace of its client."""
         stream = self.conn.stream(event.stream_id)
         if not event.target.isascii():  # which uvicorn takes for granted, for the whole connection's life
             stream.reset(_PROTOCOL_ERROR)
             return
         self.app = functools.partial(self._paced, stream)
         super().handle_request(event)
+        if event.end_stream:  # a request without a body, whose end zttp tells here alone, where uvicorn does not look
+            cycle = self.cycles[event.stream_id]
+            cycle.more_body = False
+            cycle.message_event.set()
 
     async def _paced(self, stream: zttp.Stream, scope: Any, receive: Any, send: Any) -> None:
         async def sent(message: Any) -> None:

@@ -32,6 +32,7 @@ _QUOTAS = {
 }
 _LETTERS = 4  # of a text, to a token
 _SUCCESS = 200
+_MOST = 10_000  # windows until those that are over are forgotten: a client may make up model ids
 
 
 def estimated(call: Call) -> int:
@@ -130,6 +131,10 @@ class Quota:
         now, window = self._measures.clock(), self._windows.get((model, name))
         if window is None or now - window.start >= _QUOTAS[name][0]:
             window = self._windows[model, name] = _Window(now)
+            if len(self._windows) > _MOST and not len(self._windows) % _MOST:
+                over = [key for key, each in self._windows.items() if now - each.start >= _QUOTAS[key[1]][0]]
+                for key in over:
+                    del self._windows[key]
         return window
 
     def _settle(self, reservation: _Reservation, tokens: int) -> None:

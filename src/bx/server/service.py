@@ -26,6 +26,7 @@ _log = logging.getLogger("bx.server")
 
 _NO_GUARDRAIL = "The guardrail identifier or version provided in the request does not exist."
 _MALFORMED = "Malformed input request, please reformat your input and try again."
+_TOLD = 50  # places that the header x-bx-ignored names
 _NO_COUNT = "The provided model doesn't support counting tokens."
 
 
@@ -225,7 +226,9 @@ def _note(call: Call, response: Response) -> None:
 
 def _told(reply: Reply, ignored: Sequence[str]) -> Reply:
     """Say in a header what of the request had no effect."""
-    return reply._replace(headers={**reply.headers, "x-bx-ignored": ", ".join(ignored)}) if ignored else reply
+    more = [f"and {len(ignored) - _TOLD} more"] if len(ignored) > _TOLD else []  # clients take no long headers
+    told = ", ".join([*ignored[:_TOLD], *more])
+    return reply._replace(headers={**reply.headers, "x-bx-ignored": told}) if ignored else reply
 
 
 def _controlled(call: Call) -> Reply:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _SERVICE, _TERMINATOR = "bedrock", "aws4_request"
 _STAMP = "%Y%m%dT%H%M%SZ"
+_AUTHORITY = ":authority"  # the host, as HTTP/2 and those who sign for it have it
 _SKEW = timedelta(minutes=5)
 _SCOPE_PARTS = 5
 _BEARER = "bearer_token"
@@ -251,10 +252,10 @@ def _check_headers(signed: _Signed, headers: Mapping[str, str]) -> None:
     if "x-amz-security-token" in headers:
         required["x-amz-security-token"] = "'X-Amz-Security-Token'"
     for name, spelled in required.items():
-        if name not in names:
+        if name not in names and not (name == "host" and _AUTHORITY in names):
             text = f"{spelled} must be a 'SignedHeader' in the AWS Authorization."
             raise error("InvalidSignatureException", text)
-    if any(name not in headers for name in names):
+    if any(_header(name) not in headers for name in names):
         raise error("InvalidSignatureException", _MISMATCH)
 
 
@@ -294,6 +295,10 @@ def _is_authentic(received: Received, signed: _Signed, pair: Pair) -> bool:
         return False
 
 
+def _header(name: str) -> str:
+    return "host" if name == _AUTHORITY else name
+
+
 def _canonical(received: Received, signed: str, digest: str) -> str:
     """Return the canonical request: the names as the client listed them, everything else as it arrived.
 
@@ -301,7 +306,8 @@ def _canonical(received: Received, signed: str, digest: str) -> str:
     """
     from botocore.utils import normalize_url_path
 
-    values = [f"{name}:{' '.join(received.headers[name].split())}" for name in sorted(set(signed.split(";")))]
+    names = sorted(set(signed.split(";")))
+    values = [f"{name}:{' '.join(received.headers[_header(name)].split())}" for name in names]
     pairs = sorted(each.partition("=")[::2] for each in received.query.split("&")) if received.query else []
     path = quote(normalize_url_path(received.path), safe="/~")
     query = "&".join(f"{name}={value}" for name, value in pairs)

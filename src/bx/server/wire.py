@@ -11,7 +11,7 @@ import itertools
 import json
 import re
 import urllib.parse
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botocore.exceptions import ClientError, EventStreamError
@@ -58,13 +58,23 @@ def parse(received: Received) -> Call | None:
     Raises:
         ClientError: the body is no JSON, a value is of another type than its shape, or breaks a constraint of it.
     """
+    found = _found(received.method, received.path)
+    if found is None:
+        return None
+    name, labels = found
+    model = operation(name)
+    members = _members(model, labels, received)
+    shapes.check(model.input_shape, members)
+    return Call(name, members, received)
+
+
+@lru_cache(maxsize=64)  # a path may be as long as a request's head
+def _found(method: str, path: str) -> tuple[str, Mapping[str, str]] | None:
+    """Return the operation that a request line asks for, and the labels of its path, still encoded."""
     for route in _routes():
-        labels = route.path.fullmatch(received.path) if route.method == received.method else None
+        labels = route.path.fullmatch(path) if route.method == method else None
         if labels:
-            model = operation(route.operation)
-            members = _members(model, labels.groupdict(), received)
-            shapes.check(model.input_shape, members)
-            return Call(route.operation, members, received)
+            return route.operation, labels.groupdict()
     return None
 
 

@@ -23,6 +23,7 @@ class Workers:
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._free = 0  # threads that wait for a job that is not in the queue yet
+        self._kept = True
         self._lock = threading.Lock()
 
     def start(self, job: Job) -> None:
@@ -36,8 +37,9 @@ class Workers:
             threading.Thread(target=self._work, args=[job], daemon=True, name="bx-exchange").start()
 
     def dismiss(self) -> None:
-        """Let the threads end that have nothing to do."""
+        """Let each thread end as soon as it has nothing to do."""
         with self._lock:
+            self._kept = False
             waiting, self._free = self._free, 0
         for _ in range(waiting):
             self._jobs.put(None)
@@ -49,6 +51,8 @@ class Workers:
 
     def _next(self) -> Job | None:
         with self._lock:
+            if not self._kept:
+                return None
             self._free += 1
         while True:
             try:

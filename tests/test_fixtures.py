@@ -402,6 +402,10 @@ class TestClass:
         with pytest.raises(ClientError, match="inference profile"):
             ask(model="amazon.nova-2-lite-v1:0")
 
+@pytest.mark.bx_bedrock(self_signed="tls")
+def test_https(bx_bedrock):
+    assert bx_bedrock.url.startswith("https") and ask("hi") == "hi"
+
 @pytest.mark.bx_bedrock(record="kept")
 def test_record(bx_bedrock):
     assert ask("hi") == "hi"
@@ -411,6 +415,29 @@ def test_replay(bx_bedrock, monkeypatch, tmp_path):
     assert ask("hi") == "hi"
     with pytest.raises(ClientError, match="ResourceNotFound"):
         ask("other")
+""")
+
+
+def test_the_embedded_model_answers_in_json_and_is_loaded_once_for_all_tests(project, local_weights):
+    project("""
+import json, time
+import bx
+
+SCHEMA = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+took = []
+
+@pytest.mark.bx_bedrock(model="local")
+@pytest.mark.parametrize("number", range(3))
+def test_one(bx_bedrock, number):
+    began = time.monotonic()
+    client = boto3.client("bedrock-runtime")
+    asked = bx.request("Give me a number", model="us.anthropic.claude-sonnet-4-6", schema=SCHEMA)
+    assert json.loads(bx.text(client.converse(**asked)))["n"] in (1, 2)
+    client.close()
+    took.append(time.monotonic() - began)
+
+def test_once():
+    assert min(took[1:]) < took[0]
 """)
 
 

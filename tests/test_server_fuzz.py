@@ -36,15 +36,77 @@ FULL = {
     "additionalModelRequestFields": {"top_k": 5},
     "requestMetadata": {"team": "a"},
 }
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"type": "integer"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+FORMAT = {"type": "json_schema", "structure": {"jsonSchema": {"schema": json.dumps(SCHEMA), "name": "a"}}}
+SEEN = {
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"text": "what is it?"},
+                {"image": {"format": "png", "source": {"bytes": "iVBORw0KGgo="}}},
+                {"document": {"format": "txt", "name": "a file", "source": {"bytes": "aGk="}}},
+                {"guardContent": {"text": {"text": "x", "qualifiers": ["query"]}}},
+            ],
+        }
+    ],
+    "inferenceConfig": {"maxTokens": 2000},
+    "outputConfig": {"textFormat": FORMAT},
+    "additionalModelRequestFields": {
+        "thinking": {"type": "enabled", "budget_tokens": 1024},
+        "anthropic_beta": ["context-1m-2025-08-07"],
+        "reasoningConfig": {"type": "enabled", "maxReasoningEffort": "high"},
+    },
+    "performanceConfig": {"latency": "standard"},
+    "promptVariables": {"a": {"text": "b"}},
+}
+NATIVE = {
+    "anthropic_version": "bedrock-2023-05-31",
+    "max_tokens": 9,
+    "system": [{"type": "text", "text": "be brief", "cache_control": {"type": "ephemeral"}}],
+    "messages": [
+        {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "add", "input": {"a": 1}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "3"}]},
+    ],
+    "tools": [{"name": "add", "input_schema": SCHEMA}],
+    "tool_choice": {"type": "auto"},
+    "thinking": {"type": "disabled"},
+}
+CALL = {"id": "t1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+OPENAI = {
+    "messages": [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "t1", "content": "3"},
+    ],
+    "max_completion_tokens": 9,
+    "tools": [{"type": "function", "function": {"name": "add", "parameters": SCHEMA}}],
+    "tool_choice": "auto",
+    "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}},
+    "stop": ["x"],
+}
 CLAUDE = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
 GOOD = [
     (f"/model/{MODEL}/converse", ASKED),
     (f"/model/{MODEL}/converse", FULL),
     (f"/model/{CLAUDE}/converse-stream", FULL),
     (f"/model/{CLAUDE}/invoke", {"anthropic_version": "bedrock-2023-05-31", "max_tokens": 9, **ASKED}),
+    (f"/model/{CLAUDE}/converse", SEEN),
+    ("/model/us.amazon.nova-2-lite-v1:0/converse-stream", SEEN),
+    (f"/model/{CLAUDE}/invoke-with-response-stream", NATIVE),
+    ("/model/openai.gpt-oss-20b-1:0/invoke", OPENAI),
+    ("/model/openai.gpt-oss-20b-1:0/invoke-with-response-stream", {**OPENAI, "stream": True}),
     (f"/model/{MODEL}/invoke-with-response-stream", {**ASKED, "inferenceConfig": {"maxTokens": 9}}),
     ("/model/openai.gpt-oss-20b-1:0/invoke", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}),
     (f"/model/{MODEL}/count-tokens", {"input": {"converse": ASKED}}),
+    (f"/model/{CLAUDE.removeprefix('us.')}/count-tokens", {"input": {"converse": FULL}}),
     ("/guardrail/g/version/1/apply", {"source": "INPUT", "content": [{"text": {"text": "hi"}}]}),
     ("/_bx/faults", {"fault": "ThrottlingException", "model": "no.such", "nth": 3}),
 ]
@@ -65,9 +127,14 @@ class _Failures(logging.Handler):
 
 
 @pytest.fixture(scope="module")
-def server():
-    with bx.serve(model="echo", strict=False) as running:
+def server(request, tmp_path_factory):
+    kind = getattr(request, "param", "lenient")
+    record = tmp_path_factory.mktemp("recordings") if kind == "recording" else None
+    with bx.serve(model="echo", strict=kind == "strict", record=record) as running:
         yield running
+
+
+servers = pytest.mark.parametrize("server", ["strict", "lenient", "recording"], indirect=True)
 
 
 @pytest.fixture
@@ -78,11 +145,12 @@ def port(server):
     for name in names:
         logging.getLogger(name).addHandler(failures)
     found = int(server.url.rpartition(":")[2])
+    server.faults.add("quota,tpm=1000000000")
     yield found
+    server.faults.clear()
     for name in names:
         logging.getLogger(name).removeHandler(failures)
     assert [record.getMessage() + "\n" + str(record.exc_info) for record in failures.kept] == []
-    server.faults.clear()
     status, _, body = ask(found, "POST", *GOOD[0])
     assert (status, json.loads(body)["stopReason"]) == (200, "end_turn")
 
@@ -173,6 +241,7 @@ def mutated(draw):
     return path, whole[""]
 
 
+@servers
 @fuzzed
 @given(mutated())
 @example((GOOD[0][0], {**ASKED, "additionalModelRequestFields": {"\r\nx-evil: 1": 1}}))
@@ -197,8 +266,9 @@ def nested(depth, opening, closing):
     return opening * depth + b"1" + closing * depth
 
 
-@pytest.mark.parametrize("path", [path for path, _ in GOOD])
-@pytest.mark.parametrize("depth", [90, 300, 500, 700, 950, 1500, 200_000])
+@servers
+@pytest.mark.parametrize("path", sorted({path for path, _ in GOOD}))
+@pytest.mark.parametrize("depth", [90, 300, 500, 950, 200_000])
 def test_what_is_nested_deeply_is_refused_or_answered(port, path, depth):
     fields = (b"messages", b"additionalModelRequestFields", b"input", b"faults", b"top_k")
     for field, (opening, closing) in itertools.product(fields, ((b"[", b"]"), (b'{"a":', b"}"))):

@@ -293,6 +293,26 @@ def test_an_http2_client_that_does_not_read_its_stream_fills_no_memory_and_holds
         assert server.figures()[0] < before + 4 * 1024
 
 
+@POSIX
+def test_more_connections_than_it_may_open_wait_and_are_told_of_once(served):
+    resource = pytest.importorskip("resource")
+    few = 60
+    server = served(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (few, few)))
+    with server.raw() as first:
+        assert exchanged(first, "first") == "first"  # what it reads once has been read
+    with contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(server.raw()) for _ in range(2 * few)]
+        assert exchanged(crowd[0], "early") == "early"
+        time.sleep(1.5)
+    with server.raw() as last:
+        assert exchanged(last, "last") == "last"
+    server.process.terminate()
+    assert server.ends() == 0
+    told = server.process.stderr.read().decode()
+    assert told.count("more connections than this process may open") == 1
+    assert "Traceback" not in told
+
+
 # ---- stop -----------------------------------------------------------------------------------------------------
 
 

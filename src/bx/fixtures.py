@@ -62,7 +62,10 @@ def bx_bedrock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         pytest.fail(f"The Bedrock for this test cannot be started. {cause}\n-> {fix}", pytrace=False)
     from bx import config
 
-    for name, value in config.pointed(endpoint.url).items():
+    variables = config.pointed(endpoint.url)
+    if endpoint.authority:
+        variables["AWS_CA_BUNDLE"] = str(endpoint.authority)
+    for name, value in variables.items():
         if value is None:
             monkeypatch.delenv(name, raising=False)
         else:

@@ -74,6 +74,12 @@ function told(error) {
   return { name: error.name, message: error.message, status, requestId };
 }
 
+async function within(milliseconds, promise) {
+  let timer;
+  const late = new Promise((settle) => (timer = setTimeout(settle, milliseconds, { unsettled: true })));
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
 const decoded = (bytes) => JSON.parse(new TextDecoder().decode(bytes));
 const native = { modelId: SONNET, contentType: "application/json" };
 const body = JSON.stringify({
@@ -184,7 +190,8 @@ const scenarios = {
     for (const name of ["truncate", "hangup", "reset", "bad-crc"]) {
       const request = asked("one two three four", { modelId: `${ARN}${name}` });
       const sent = runtime.send(new ConverseStreamCommand(request)).then(({ stream }) => read(stream));
-      got[name] = await sent.catch((error) => ({ error: told(error) }));
+      // Over HTTP/2 the SDK may never learn that the connection ended, where the end came soon after the beginning.
+      got[name] = await within(2000, sent.catch((error) => ({ error: told(error) })));
     }
     return got;
   },

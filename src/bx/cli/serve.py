@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import shlex
 import signal
 import threading
 from pathlib import Path
@@ -260,7 +261,7 @@ def _announce(endpoint: Endpoint, options: argparse.Namespace, terminal: Termina
     if not endpoint.keys:  # an SDK signs whatever it sends: it wants some keys and a region
         lines.append(_ANY_KEYS)
     if endpoint.authority:
-        trusted = endpoint.authority.absolute()  # the SDK may run in another folder
+        trusted = shlex.quote(str(endpoint.authority.absolute()))  # the SDK may run in another folder
         lines.append(f"export AWS_CA_BUNDLE={trusted} NODE_EXTRA_CA_CERTS={trusted}")
     terminal.note("\n    ".join(lines))
     if not url.startswith("https"):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from bx.server.exchange import Answer
     from bx.server.http import Done, Limits
 
+_log = logging.getLogger("bx.server")
+
+_USED_UP = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PATIENCE = 10  # seconds that stopping may take beyond what was granted
 _TICK = 0.002  # seconds
 _LINGER = 1  # seconds that a client has to take what its exchange ended with
@@ -128,6 +132,7 @@ class Running:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, daemon=True, name="bx-server")
         self._failure: BaseException | None = None
+        self._crowded = False
 
     def start(self) -> None:
         """Begin to serve; returns when connections are taken."""
@@ -161,7 +166,17 @@ class Running:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of what clients do wrong
+        self._loop.set_exception_handler(self._surprised)
         await self._server.serve(sockets=[self._listener])
+
+    def _surprised(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Say once that connections have to wait; asyncio would, with tracebacks, two thousand times a second."""
+        failure = context.get("exception")
+        if not isinstance(failure, OSError) or failure.errno not in _USED_UP:
+            loop.default_exception_handler(context)
+        elif not self._crowded:
+            self._crowded = True
+            _log.warning("There are more connections than this process may open: new ones wait for others to end")
 
 
 class _Server(Server):

@@ -317,6 +317,23 @@ def test_more_requests_than_can_be_answered_wait_and_more_than_can_wait_are_thro
     assert server.ask()[0] == 200
 
 
+def test_the_server_s_own_pages_wait_for_nobody(serve):
+    gate = threading.Event()
+
+    def wait(received):
+        assert received.path != "/" or gate.wait(WAIT)
+        return echo(received)
+
+    server = serve(wait, concurrent=1, queue=0)
+    first = threading.Thread(target=server.ask)
+    first.start()
+    assert eventually(lambda: len(server.running.application.exchanges) == 1)
+    assert [server.ask("/_bx/health")[0], server.ask("/other")[0]] == [200, 429]
+    gate.set()
+    first.join(WAIT)
+    assert server.ask("/other")[0] == 200
+
+
 def test_a_client_that_gives_up_waiting_leaves_its_turn_to_the_next(serve):
     gate = threading.Event()
 

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from bx.server import frames
-from bx.server.exchange import Reply
+from bx.server.exchange import OWN, Reply
 from bx.server.faults import FaultError
 from bx.server.guard import HEALTH
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from bx.server.faults import Faults
     from bx.server.stats import Stats
 
-PREFIX = "/_bx/"
-_FAULTS = f"{PREFIX}faults"
+_FAULTS = f"{OWN}faults"
 _PLAIN = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
 
 
@@ -25,13 +24,13 @@ def administered(answer: Answer, stats: Stats, faults: Faults) -> Answer:
     """Answer what is below `/_bx/`, and pass on the rest."""
     pages = {
         HEALTH: lambda: _json(200, {"status": "ok", "server": "bx", "pid": os.getpid()}),
-        f"{PREFIX}stats": lambda: _json(200, stats.summary()),
-        f"{PREFIX}metrics": lambda: Reply(200, _PLAIN, stats.text()),
+        f"{OWN}stats": lambda: _json(200, stats.summary()),
+        f"{OWN}metrics": lambda: Reply(200, _PLAIN, stats.text()),
         _FAULTS: lambda: _json(200, {"faults": faults.listed()}),
     }
 
     def administering(received: Received) -> Reply:
-        if not received.path.startswith(PREFIX):
+        if not received.path.startswith(OWN):
             return answer(received)
         received.notes["operation"] = "bx"
         if received.path == _FAULTS and received.method in ("POST", "DELETE"):

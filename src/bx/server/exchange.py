@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+OWN = "/_bx/"  # what the paths of the server itself begin with: no operation of Amazon Bedrock's does
+
+
 class Act(Enum):
     """What a body can do besides sending bytes."""
 

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 
 from bx.converse import error
 from bx.server import signatures, wire
+from bx.server.exchange import OWN
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from bx.server.exchange import Answer, Received, Reply
     from bx.server.signatures import Keys
 
-HEALTH = "/_bx/health"
+HEALTH = f"{OWN}health"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]*)?", re.IGNORECASE)  # without what only URLs may have
 

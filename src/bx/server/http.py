@@ -1,8 +1,7 @@
 """Incoming HTTP: an `Answer` as an ASGI application, each exchange in a thread of its own.
 
-It reads a request within its limits, has it answered
-in a thread, and sends what comes; it tells the thread when the client has hung up, and lets it wait while the client
-does not read.
+It reads a request within its limits, has it answered in a thread, and sends what comes; it tells the thread when the
+client has hung up, and lets it wait while the client does not read.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bx.converse import error
 from bx.server import frames, wire
-from bx.server.exchange import Act, Received, Reply
+from bx.server.exchange import OWN, Act, Received, Reply
 from bx.server.feed import End, Feed, work
 from bx.server.workers import Workers
 
@@ -66,6 +65,11 @@ class _Exchange:
     feed: Feed
     gone: asyncio.Event
     idle: float
+
+    @property
+    def own(self) -> bool:
+        """Whether it asks for health or the like, which is told however much there is to do."""
+        return self.received.path.startswith(OWN)
 
     async def deliver(self) -> None:
         """Send the reply and the pieces of its body, as they come."""
@@ -236,7 +240,7 @@ class Application:
             async with asyncio.timeout(self._limits.total):
                 await self._exchange(exchange, receive)
         except TimeoutError:
-            received.notes["ended"] = "timeout"
+            received.notes["code"] = "Timeout"
             transport.abort()
         finally:
             self.exchanges.discard(exchange)
@@ -262,11 +266,11 @@ class Application:
         watching = asyncio.create_task(exchange.watch(receive))
         delivered = False
         try:
-            if not await self._turns.taken(exchange.gone):
+            if not (exchange.own or await self._turns.taken(exchange.gone)):
                 throttled = wire.failure(error("ThrottlingException", _TOO_MANY))
                 await exchange.start(_stopping() if self._stopping else throttled)
             else:
-                self._start(exchange)
+                self._start(exchange, done=_nothing if exchange.own else self._turns.free)
                 await exchange.deliver()
             delivered = True
         finally:
@@ -282,7 +286,7 @@ class Application:
             return _closing("The headers of the request are too long.")
         pieces: list[bytes] = []
         size, most = 0, self._limits.body
-        room = len(self.exchanges) <= self._limits.concurrent + self._limits.queue
+        room = exchange.own or len(self.exchanges) <= self._limits.concurrent + self._limits.queue
         async with asyncio.timeout(self._limits.idle) as patience:
             while True:
                 message = await receive()
@@ -303,7 +307,7 @@ class Application:
         exchange.received = replace(exchange.received, body=b"".join(pieces))
         return None
 
-    def _start(self, exchange: _Exchange) -> None:
+    def _start(self, exchange: _Exchange, *, done: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
 
         def run() -> None:
@@ -311,9 +315,13 @@ class Application:
                 work(self._answer, exchange.received, exchange.feed)
             finally:
                 with contextlib.suppress(RuntimeError):  # the loop has ended
-                    loop.call_soon_threadsafe(self._turns.free)
+                    loop.call_soon_threadsafe(done)
 
         self._workers.start(run)
+
+
+def _nothing() -> None:
+    """Give back what was not taken."""
 
 
 def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import bx
+from scripted import answer, events_of
 
 WAIT = 10  # seconds: far longer than anything here takes
 MODEL = "amazon.nova-lite-v1:0"
@@ -31,7 +32,7 @@ FULL = {
         {"role": "user", "content": [{"toolResult": {"toolUseId": "t1", "content": [{"text": "3"}]}}]},
     ],
     "system": [{"text": "be brief"}],
-    "inferenceConfig": {"maxTokens": 10, "temperature": 0.5, "topP": 0.9, "stopSequences": ["x"]},
+    "inferenceConfig": {"maxTokens": 10, "temperature": 0.5, "stopSequences": ["x"]},
     "toolConfig": {"tools": [{"toolSpec": TOOL}], "toolChoice": {"auto": {}}},
     "additionalModelRequestFields": {"top_k": 5},
     "requestMetadata": {"team": "a"},
@@ -63,7 +64,6 @@ SEEN = {
         "reasoningConfig": {"type": "enabled", "maxReasoningEffort": "high"},
     },
     "performanceConfig": {"latency": "standard"},
-    "promptVariables": {"a": {"text": "b"}},
 }
 NATIVE = {
     "anthropic_version": "bedrock-2023-05-31",
@@ -97,7 +97,7 @@ GOOD = [
     (f"/model/{MODEL}/converse", ASKED),
     (f"/model/{MODEL}/converse", FULL),
     (f"/model/{CLAUDE}/converse-stream", FULL),
-    (f"/model/{CLAUDE}/invoke", {"anthropic_version": "bedrock-2023-05-31", "max_tokens": 9, **ASKED}),
+    (f"/model/{CLAUDE}/invoke", {**NATIVE, "messages": [{"role": "user", "content": "hi"}], "stop_sequences": ["x"]}),
     (f"/model/{CLAUDE}/converse", SEEN),
     ("/model/us.amazon.nova-2-lite-v1:0/converse-stream", SEEN),
     (f"/model/{CLAUDE}/invoke-with-response-stream", NATIVE),
@@ -106,10 +106,14 @@ GOOD = [
     (f"/model/{MODEL}/invoke-with-response-stream", {**ASKED, "inferenceConfig": {"maxTokens": 9}}),
     ("/model/openai.gpt-oss-20b-1:0/invoke", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}),
     (f"/model/{MODEL}/count-tokens", {"input": {"converse": ASKED}}),
-    (f"/model/{CLAUDE.removeprefix('us.')}/count-tokens", {"input": {"converse": FULL}}),
+    (
+        f"/model/{CLAUDE.removeprefix('us.')}/count-tokens",
+        {"input": {"converse": {"messages": FULL["messages"], "toolConfig": FULL["toolConfig"]}}},
+    ),
     ("/guardrail/g/version/1/apply", {"source": "INPUT", "content": [{"text": {"text": "hi"}}]}),
     ("/_bx/faults", {"fault": "ThrottlingException", "model": "no.such", "nth": 3}),
 ]
+QUOTA = "quota,tpm=1000000000"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 fuzzed = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -130,11 +134,25 @@ class _Failures(logging.Handler):
 def server(request, tmp_path_factory):
     kind = getattr(request, "param", "lenient")
     record = tmp_path_factory.mktemp("recordings") if kind == "recording" else None
-    with bx.serve(model="echo", strict=kind == "strict", record=record) as running:
+    engine = None if kind == "lenient" else Willing()
+    with bx.serve(engine, model="echo", strict=kind == "strict", record=record) as running:
         yield running
 
 
 servers = pytest.mark.parametrize("server", ["strict", "lenient", "recording"], indirect=True)
+
+
+class Willing:
+    """An engine that takes whatever it gets, and calls a tool."""
+
+    def converse(self, **request):
+        return answer("ok", {"toolUse": {"toolUseId": "t2", "name": "add", "input": {"a": 1}}}, stop="tool_use")
+
+    def converse_stream(self, **request):
+        return {"stream": events_of(self.converse())}
+
+    def count_tokens(self, **request):
+        return {"inputTokens": 1}
 
 
 @pytest.fixture
@@ -145,14 +163,14 @@ def port(server):
     for name in names:
         logging.getLogger(name).addHandler(failures)
     found = int(server.url.rpartition(":")[2])
-    server.faults.add("quota,tpm=1000000000")
+    server.faults.add(QUOTA)
     yield found
     server.faults.clear()
     for name in names:
         logging.getLogger(name).removeHandler(failures)
     assert [record.getMessage() + "\n" + str(record.exc_info) for record in failures.kept] == []
     status, _, body = ask(found, "POST", *GOOD[0])
-    assert (status, json.loads(body)["stopReason"]) == (200, "end_turn")
+    assert (status, "stopReason" in json.loads(body)) == (200, True)
 
 
 def ask(port, method, path, body, headers=None):
@@ -224,7 +242,7 @@ def mutated(draw):
     """A good request's path, and its body with something else, less, or more at some places."""
     path, body = draw(st.sampled_from(GOOD))
     whole = {"": copy.deepcopy(body)}
-    for _ in range(draw(st.integers(1, 3))):
+    for _ in range(draw(st.integers(0, 2))):
         *way, last = draw(st.sampled_from(list(places(whole))[1:]))
         target = whole
         for key in way:
@@ -246,8 +264,10 @@ def mutated(draw):
 @given(mutated())
 @example((GOOD[0][0], {**ASKED, "additionalModelRequestFields": {"\r\nx-evil: 1": 1}}))
 @example((GOOD[0][0], {**ASKED, "requestMetadata": {"\ud800": "\ud800"}}))
-def test_a_body_that_is_almost_good_is_answered_as_the_service_would(port, case):
+def test_a_body_that_is_almost_good_is_answered_as_the_service_would(port, server, case):
     path, body = case
+    server.faults.clear()  # one that was fuzzed could hit all the others
+    server.faults.add(QUOTA)
     check(*ask(port, "POST", path, body))
 
 

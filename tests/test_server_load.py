@@ -149,15 +149,8 @@ async def over_http2(port, numbers):
     import zttp
 
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    connection = zttp.Connection(zttp.CLIENT, protocol=zttp.HTTP2)
-    connection.initiate_connection()
-    got = {}
-    for number in numbers:
-        headers = [(b"host", b"localhost")]
-        stream = connection.send_request(b"POST", f"/model/{MODEL}/converse-stream".encode(), b"2", headers)
-        stream.send_data(body(text(number)))
-        stream.end_message()
-        got[stream.stream_id] = b""
+    connection = asked_over_http2(*(text(number) for number in numbers))
+    got = {2 * place + 1: b"" for place in range(len(numbers))}
     unfinished = set(got)
     while unfinished:
         writer.write(connection.data_to_send())
@@ -174,16 +167,18 @@ async def over_http2(port, numbers):
     return [said(data) for data in got.values()]
 
 
-def asked_over_http2(said):
-    """A connection that has asked for one stream."""
+def asked_over_http2(*texts, connection=None, model=MODEL):
+    """A connection that has asked for streams."""
     import zttp
 
-    connection = zttp.Connection(zttp.CLIENT, protocol=zttp.HTTP2)
-    connection.initiate_connection()
-    path = f"/model/{MODEL}/converse-stream".encode()
-    stream = connection.send_request(b"POST", path, b"2", [(b"host", b"localhost")])
-    stream.send_data(body(said))
-    stream.end_message()
+    if connection is None:
+        connection = zttp.Connection(zttp.CLIENT, protocol=zttp.HTTP2)
+        connection.initiate_connection()
+    for each in texts:
+        path = f"/model/{model}/converse-stream".encode()
+        stream = connection.send_request(b"POST", path, b"2", [(b"host", b"localhost")])
+        stream.send_data(body(each))
+        stream.end_message()
     return connection
 
 
@@ -271,7 +266,29 @@ def test_clients_that_hang_up_leave_no_thread_and_no_descriptor_behind(served):
     began = time.monotonic()
     while server.active():
         assert time.monotonic() - began < 4, "their answers go on"
-    server.settled(descriptors, threads + 1)
+    server.settled(descriptors, threads + 25)  # those of one round may wait for the next
+
+
+@PROC
+def test_an_http2_stream_that_is_reset_ends_its_answer_and_no_other(served):
+    zttp = pytest.importorskip("zttp", reason="there is no HTTP/2 without it")
+    server = served("--fault", "slow-events,seconds=5,model=*pro*", "--fault", "slow-events,seconds=0.2,model=*lite*")
+    connection = asked_over_http2("a b c", "a b c", model="amazon.nova-pro-v1:0")
+    asked_over_http2("a b c", connection=connection)
+    begun, data = set(), b""
+    with server.raw() as client:
+        while b"metadata" not in data:
+            client.sendall(connection.data_to_send())
+            connection.receive_data(client.recv(65536))
+            while (event := connection.next_event()) is not zttp.NEED_DATA:
+                if isinstance(event, zttp.Response) and event.stream_id in (1, 3):
+                    begun.add(event.stream_id)
+                    connection.stream(event.stream_id).reset(8)
+                elif isinstance(event, zttp.Data) and event.stream_id == 5:
+                    data += event.data
+        assert begun == {1, 3}
+        assert said(data) == "a b c"
+        assert server.active() == 0
 
 
 @PROC

@@ -11,6 +11,7 @@ import logging
 import random
 import socket
 import struct
+import time
 import urllib.parse
 
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import bx
+from bx.server.http import Limits
 from scripted import answer, events_of
 
 WAIT = 10  # seconds: far longer than anything here takes
@@ -507,3 +509,28 @@ def test_http2_heads_without_end_and_streams_that_are_reset_at_once_are_hung_up_
     assert "headers" not in replied(raw(port, PREFACE + frame(4, 0, 0, b"") + endless, ends=False))
     hasty = b"".join(frame(1, 5, n, fields) + frame(3, 0, n, struct.pack("!I", 8)) for n in range(1, 10_001, 2))
     raw(port, PREFACE + frame(4, 0, 0, b"") + hasty, ends=False)
+
+
+@pytest.mark.parametrize(
+    ("begun", "drop"),
+    [
+        (frame(1, 0, 1, packed((b":method", b"GET"))), frame(9, 0, 1, packed((b"x", b"y")))),
+        (b"", frame(6, 0, 0, b"12345678")),
+    ],
+    ids=["head", "ping"],
+)
+def test_an_http2_client_that_never_comes_to_a_request_is_hung_up_on(begun, drop):
+    pytest.importorskip("zttp", reason="there is no HTTP/2 without it")
+    with bx.serve(model="echo", limits=Limits(idle=0.3)) as server:
+        address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        with socket.create_connection(address, timeout=0.1) as client:
+            client.sendall(PREFACE + frame(4, 0, 0, b"") + begun)
+            began = time.monotonic()
+            with contextlib.suppress(ConnectionError):
+                while time.monotonic() - began < 3:
+                    client.sendall(drop)
+                    time.sleep(0.1)
+                    with contextlib.suppress(TimeoutError):
+                        if not client.recv(65536):
+                            break
+        assert time.monotonic() - began < 2

@@ -23,16 +23,26 @@ class Http2(ZttpH2Protocol):
         super().connection_made(transport)
         self._application = self.app
         self._moved = asyncio.Event()  # set, and replaced, when the client may have taken something
+        self._deadline: asyncio.TimerHandle | None = None
+        self._rearm()
 
     def data_received(self, data: bytes) -> None:
         """Read frames; what they grant may let streams go on."""
         super().data_received(data)
         self._wake()
+        self._rearm()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End, as asyncio calls it."""
         super().connection_lost(exc)
         self._wake()
+        if self._deadline:
+            self._deadline.cancel()
+
+    def on_stream_closed(self) -> None:
+        """Go on, as uvicorn calls it, with one stream less."""
+        super().on_stream_closed()
+        self._rearm()
 
     def handle_request(self, event: zttp.Request) -> None:
         """Have a request answered, at the pace of its client."""
@@ -62,3 +72,11 @@ class Http2(ZttpH2Protocol):
     def _wake(self) -> None:
         self._moved.set()
         self._moved = asyncio.Event()
+
+    def _rearm(self) -> None:
+        """Wait for the next request only so long, whatever else comes: a head can be sent drop by drop."""
+        if self.cycles and self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
+        elif not self.cycles and self._deadline is None and not self.transport.is_closing():
+            self._deadline = self.loop.call_later(self.timeout_keep_alive, self._close_connection)

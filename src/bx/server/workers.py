@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from typing import TYPE_CHECKING
 
@@ -21,18 +20,16 @@ class Workers:
     """
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._free = 0  # threads that wait for a job that is not in the queue yet
+        self._idle: list[_Idle] = []  # the last one is the first to get a job, so that the others can end
         self._kept = True
         self._lock = threading.Lock()
 
     def start(self, job: Job) -> None:
         """Do a job, at once."""
         with self._lock:
-            waits = self._free > 0
-            self._free -= waits
-        if waits:
-            self._jobs.put(job)
+            idle = self._idle.pop() if self._idle else None
+        if idle:
+            idle.give(job)
         else:
             threading.Thread(target=self._work, args=[job], daemon=True, name="bx-exchange").start()
 
@@ -40,26 +37,38 @@ class Workers:
         """Let each thread end as soon as it has nothing to do."""
         with self._lock:
             self._kept = False
-            waiting, self._free = self._free, 0
-        for _ in range(waiting):
-            self._jobs.put(None)
+            dismissed, self._idle = self._idle, []
+        for idle in dismissed:
+            idle.give(None)
 
     def _work(self, job: Job | None) -> None:
+        idle = _Idle()
         while job:
             job()
-            job = self._next()
+            job = self._next(idle)
 
-    def _next(self) -> Job | None:
+    def _next(self, idle: _Idle) -> Job | None:
         with self._lock:
             if not self._kept:
                 return None
-            self._free += 1
-        while True:
-            try:
-                return self._jobs.get(timeout=_KEPT)
-            except queue.Empty:
-                with self._lock:
-                    if self._free:
-                        self._free -= 1
-                        return None
-                # All that wait have been promised a job, which comes at once.
+            self._idle.append(idle)
+        if not idle.given.acquire(timeout=_KEPT):
+            with self._lock:
+                if idle in self._idle:
+                    self._idle.remove(idle)
+                    return None
+            idle.given.acquire()  # it was chosen in this moment
+        return idle.job
+
+
+class _Idle:
+    """A thread that waits for a job, or for its end, which is None."""
+
+    def __init__(self) -> None:
+        self.given = threading.Lock()  # open once there is a job
+        self.given.acquire()
+        self.job: Job | None = None
+
+    def give(self, job: Job | None) -> None:
+        self.job = job
+        self.given.release()

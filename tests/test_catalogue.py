@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bx.account import SYSTEM_DEFINED, Account, Model, Profile
 from bx.catalogue import Catalogue, Named, UnknownModel
 from bx.converse import request, text
 from bx.engines.echo import Echo
@@ -218,3 +219,102 @@ def test_an_engine_takes_names():
     named.close()
     assert engine.model is None
     Named(Echo(), Catalogue()).close()
+
+
+# ---- what the account is known to have ----------------------------------------------------------------------------
+
+SONNET, NEWER = "anthropic.claude-sonnet-4-6", "anthropic.claude-opus-5-5"
+
+
+def asked(*profiles, models=()):
+    """What an account that was asked can call: system-defined profiles, and models by their id and types."""
+    known = {each: Profile(each, "", "", SYSTEM_DEFINED, (each.partition(".")[2],)) for each in profiles}
+    listed = {each: Model(each, "", "", (), (), True, types, "ACTIVE") for each, *types in models}
+    account = Account(0, "eu-west-1", listed, known, {}, {})
+    return lambda: account
+
+
+def test_an_alias_takes_the_first_profile_that_the_account_has():
+    known = asked(f"eu.{SONNET}", f"jp.{SONNET}")
+    resolved = Catalogue(account=known).resolve("claude")
+    assert resolved.id == f"eu.{SONNET}"
+    assert "using eu" in resolved.note
+    assert Catalogue(account=asked(f"global.{SONNET}")).resolve("claude") == (f"global.{SONNET}", "")
+    assert Catalogue(geo="us", account=known).resolve("claude") == (f"us.{SONNET}", ""), "what was chosen is kept to"
+
+
+def test_a_model_without_a_profile_in_the_region_is_told():
+    resolved = Catalogue(account=asked(f"eu.{SONNET}")).resolve("llama")
+    assert resolved.id == "us.meta.llama4-maverick-17b-instruct-v1:0"
+    assert resolved.note == "llama has no inference profile in eu-west-1"
+
+
+def test_the_geographies_of_the_users_own_entry_are_kept_to():
+    mine = Catalogue({"claude": {"geos": ["eu"]}}, account=asked(f"global.{SONNET}", f"eu.{SONNET}"))
+    assert mine.resolve("claude").id == f"eu.{SONNET}"
+
+
+@pytest.mark.parametrize(
+    ("geo", "expected", "told"),
+    [(None, f"global.{NEWER}", "using global"), ("eu", f"eu.{NEWER}", ""), ("us", None, "--geo global or --geo eu")],
+)
+def test_a_base_id_that_needs_a_profile_gets_one_of_the_accounts(geo, expected, told):
+    known = asked(f"eu.{NEWER}", f"global.{NEWER}", models=[(NEWER, "INFERENCE_PROFILE")])
+    catalogue = Catalogue(geo=geo, account=known)
+    if expected:
+        for name in (NEWER, f"arn:aws:bedrock:eu-west-1::foundation-model/{NEWER}"):
+            resolved = catalogue.resolve(name)
+            assert resolved.id == expected
+            assert (told in resolved.note) if told else resolved.note == ""
+    else:
+        with pytest.raises(UnknownModel, match="no inference profile in the geography"):
+            catalogue.resolve(NEWER)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        asked(),
+        asked(f"eu.{NEWER}", models=[(NEWER, "ON_DEMAND", "INFERENCE_PROFILE")]),
+        asked(f"eu.{NEWER}"),
+        asked(models=[(NEWER, "INFERENCE_PROFILE")]),
+        lambda: None,
+    ],
+)
+def test_a_base_id_is_sent_as_it_is_where_nobody_says_that_it_needs_a_profile(known):
+    assert Catalogue(account=known).resolve(NEWER) == (NEWER, "")
+
+
+def test_the_arn_of_a_foundation_model_is_another_name_of_its_base_id():
+    arn = "arn:aws:bedrock:us-east-1::foundation-model/"
+    assert Catalogue().resolve(arn + SONNET) == (f"global.{SONNET}", "")
+    assert Catalogue().resolve(arn + "amazon.nova-pro-v1:0") == (arn + "amazon.nova-pro-v1:0", "")
+
+
+def test_a_model_whose_base_id_works_elsewhere_gets_a_profile_here():
+    pro = "amazon.nova-pro-v1:0"
+    known = asked(f"eu.{pro}", models=[(pro, "INFERENCE_PROFILE")])
+    for name in ("nova-pro", pro):
+        resolved = Catalogue(account=known).resolve(name)
+        assert resolved.id == f"eu.{pro}"
+        assert "using eu" in resolved.note
+    assert Catalogue(account=asked(models=[(pro, "ON_DEMAND")])).resolve("nova-pro") == (pro, "")
+    mine = Catalogue({"nova-pro": {"geos": ["us"]}}, account=known)
+    assert mine.resolve("nova-pro") == (pro, ""), "the geographies of one's own entry are kept to"
+
+
+def test_what_speaks_against_a_call_is_a_note_and_no_refusal():
+    resolved = Catalogue(region="us-east-1").resolve("amazon.nova-premier-v1:0")
+    assert resolved.id == "amazon.nova-premier-v1:0"
+    assert "end of its life" in resolved.note
+    assert "not from us-east-1" in Catalogue(region="us-east-1").resolve(f"eu.{SONNET}").note
+    mine = Catalogue({"old": {"id": "amazon.nova-premier-v1:0"}})
+    assert "end of its life" in mine.resolve("old").note
+
+
+def test_the_account_is_not_looked_up_for_models_of_this_machine():
+    def never():
+        raise AssertionError("nobody needs it")
+
+    for name in ("local", "echo", "local:qwen"):
+        Catalogue(account=never).resolve(name)

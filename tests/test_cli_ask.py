@@ -307,13 +307,16 @@ EFFECTS = {
 }
 # They need a network, a terminal or a model to show, and have tests of their own here and in test_terminal.
 ELSEWHERE = {"max_turns", "region", "profile", "endpoint_url", "offline", "yes", "raw_output"}
+# Theirs are test_ledger.py, test_budget.py, test_prices.py, test_history.py and test_profiles.py.
+ELSEWHERE |= {"ledger", "tag", "max_cost", "budget", "prices", "history", "auto_profile"}
+WITHOUT_FLAG = {"offline", "ledger", "tag", "budget", "prices"}
 
 
 def test_every_option_is_a_setting_and_every_setting_an_option():
     actions = parser("ask")._actions
     options = {action.dest for action in actions if action.option_strings} - {"help", "version"}
     # What is nothing to say once, and what is nothing to say for good: a file or variable must not name a command.
-    assert options == config.KINDS.keys() - {"offline"} | {"jsonl", "relearn", "tool"}
+    assert options == config.KINDS.keys() - WITHOUT_FLAG | {"jsonl", "relearn", "tool", "resume", "cid", "no_log"}
     for action in actions:
         assert action.help
         assert action.dest not in config.KINDS or "--" + action.dest.replace("_", "-") in action.option_strings
@@ -459,10 +462,10 @@ def test_a_geography_that_was_not_chosen_is_told():
         ([], ""),
         (["--stream"], "[tokens: 12]\n"),
         (["--stream", "-q"], ""),
-        (["-u"], "[tokens: 12 | input 5, output 7, cache read 3, cache write 0 | 42 ms]\n"),
-        (["-u", "--stream"], "[tokens: 12 | input 5, output 7, cache read 3, cache write 0 | 42 ms]\n"),
-        (["-u", "-q", "--stream"], "[tokens: 12 | input 5, output 7, cache read 3, cache write 0 | 42 ms]\n"),
-        (["-u", "-q"], "[tokens: 12 | input 5, output 7, cache read 3, cache write 0 | 42 ms]\n"),
+        (["-u"], "[tokens: 12 | input 5, output 7, cache read 3, cache write 0 | $0.00012 | 42 ms]\n"),
+        (["-u", "--stream"], "[tokens: 12 | input 5, output 7, cache read 3, cache write 0 | $0.00012 | 42 ms]\n"),
+        (["-u", "-q", "--stream"], "[tokens: 12 | input 5, output 7, cache read 3, cache write 0 | $0.00012 | 42 ms]\n"),
+        (["-u", "-q"], "[tokens: 12 | input 5, output 7, cache read 3, cache write 0 | $0.00012 | 42 ms]\n"),
     ],
 )
 def test_tokens_are_told_on_stderr(flags, expected):

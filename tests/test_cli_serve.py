@@ -540,6 +540,7 @@ OPERATIONS = {
     "CountTokens",
     "ListFoundationModels",
     "GetFoundationModel",
+    "GetFoundationModelAvailability",
     "ListInferenceProfiles",
     "GetInferenceProfile",
 }

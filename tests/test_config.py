@@ -58,8 +58,14 @@ def test_every_kind_of_setting_is_read_from_a_file_and_from_a_variable(tmp_path,
             in_a_variable, in_a_file = "{}", '"{}"'
         if name == "guarantee":
             in_a_variable, in_a_file, expected = "any", '"any"', "any"
+        if name == "history":
+            in_a_variable, in_a_file, expected = "all", '"all"', "all"
+        if name == "budget":
+            in_a_variable, in_a_file, expected = '{"day": 1}', "{ day = 1 }", {"day": 1}
         assert values(tmp_path, **{f"BX_{name.upper()}": in_a_variable}) == {name: expected}
         user(f"{name} = {in_a_file}")
+        if name == "ledger":  # a file's path is beside the file
+            expected = str(config.user_file(os.environ).parent / expected)
         assert values(tmp_path) == {name: expected}
         user("")
 
@@ -328,6 +334,40 @@ def test_the_page_tells_each_setting_its_variable_and_who_may_set_it():
     for name in config.KINDS:
         (line,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` | `BX_{name.upper()}`")]
         assert ("your own file only" in line) == (name in config._USER_ONLY)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (("", "max_cost = 0.5"), {"max_cost": 0.5}),
+        (("max_cost = 1", "max_cost = 0.5"), {"max_cost": 0.5}),
+        (("max_cost = 1", "max_cost = 2"), {"max_cost": 1.0}),
+        (("budget = { day = 1 }", "budget = { day = 2, month = 3 }"), {"budget": {"day": 1, "month": 3}}),
+        (("budget = { day = 1, month = 9 }", "budget = { day = 0.5 }"), {"budget": {"day": 0.5, "month": 9}}),
+    ],
+)
+def test_a_project_may_lower_what_may_be_spent_and_not_raise_it(tmp_path, user, project, files, expected):
+    user(files[0])
+    project(files[1])
+    settings = config.load({"HOME": os.environ["HOME"]}, tmp_path)
+    assert settings.values == expected
+    assert bool(settings.notes) == ("2" in files[1])
+    assert all("above your own limit" in note for note in settings.notes)
+
+
+@pytest.mark.parametrize("text", ["{ week = 1 }", "{ day = -1 }", '{ day = "1" }', "{ day = true }", "{ day = inf }"])
+def test_a_budget_that_is_none_is_an_error(tmp_path, user, text):
+    user(f"budget = {text}")
+    with pytest.raises(config.ConfigError) as raised:
+        values(tmp_path)
+    assert "{ day = 5, month = 50.0 }" in raised.value.fix
+
+
+def test_a_project_cannot_choose_or_hide_the_ledger(tmp_path, project):
+    project('ledger = "off"\ntag = "house"')
+    settings = config.load({"HOME": os.environ["HOME"]}, tmp_path)
+    assert settings.values == {"tag": "house"}
+    assert "ledger was passed over" in settings.notes[0]
 
 
 TABLES = st.recursive(

@@ -198,7 +198,7 @@ ANSWERS = [
     ("throttled", 5, failure(400, "ServiceQuotaExceededException", "Used up"), "Service Quotas"),
     ("throttled", 5, failure(429, "SomethingNew", "Slow down"), "Wait"),
     ("on-demand-throughput", 4, refuses(ON_DEMAND), f"bx --model eu.{MODEL} ..."),
-    ("unknown-model", 4, refuses("The provided model identifier is invalid."), "list-foundation-models"),
+    ("unknown-model", 4, refuses("The provided model identifier is invalid."), "bx models --live"),
     ("unknown-model", 4, misses("Could not resolve the foundation model from the model identifier."), MODEL),
     ("legacy-model", 4, misses(LEGACY), "--model claude"),
     ("legacy-model", 4, misses("This model version has reached the end of its life."), "retired"),
@@ -301,7 +301,7 @@ def test_a_missing_streaming_permission_names_the_action_and_the_way_without(ser
     ("model", "name", "fragment"),
     [
         ("eu.anthropic.claude-sonnet-4-6", "wrong-geography", "bx --model global.anthropic.claude-sonnet-4-6 ..."),
-        ("anthropic.claude-sonnet-9", "unknown-model", "list-foundation-models --region us-east-1"),
+        ("anthropic.claude-sonnet-9", "unknown-model", "models --live --region us-east-1"),
     ],
 )
 def test_a_profile_of_another_geography_is_told_from_an_unknown_model(told, model, name, fragment):
@@ -655,10 +655,10 @@ def test_failures_of_this_machine_are_explained_and_a_mistake_of_ours_is_called_
 
 def test_what_is_not_known_leaves_no_gap_in_the_texts(told):
     service_says = told(refuses("The provided model identifier is invalid."))
-    assert service_says.fix.endswith("list-foundation-models --region us-east-1")
+    assert service_says.fix.endswith("models --live --region us-east-1")
     error = converse.error("ValidationException", "The provided model identifier is invalid.")
     assert explain(error).what == "the model is not known in your region"
-    assert explain(error).fix.endswith("list-foundation-models")
+    assert explain(error).fix.endswith("bx models --live")
 
 
 def test_a_failure_with_a_remedy_of_its_own_explains_itself():

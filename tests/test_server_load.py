@@ -26,6 +26,7 @@ STREAMS = 200
 WORDS = 12
 PAUSE = 0.05  # seconds between the events of a stream
 WAIT = 30  # seconds: far longer than anything here takes
+LEDGER = 3  # descriptors that stay open: its file, the journal, and the index of that
 STOPPING = "serviceUnavailableException"
 
 
@@ -208,6 +209,7 @@ def test_200_streams_at_once_are_neither_lost_nor_mixed_up_and_take_no_more_memo
     ask = all_over_http1 if protocol == "http1" else all_over_http2
     server = served("--fault", f"slow-events,seconds={PAUSE}")
     _, few, descriptors = server.figures()
+    descriptors += LEDGER
     memory = []
     for start in (0, 1000, 2000):
         numbers = list(range(start, start + STREAMS))
@@ -256,6 +258,7 @@ def test_10_000_calls_in_a_row_leave_no_descriptor_no_thread_and_no_memory_behin
 def test_clients_that_hang_up_leave_no_thread_and_no_descriptor_behind(served):
     server = served("--fault", "slow-events,seconds=5")
     _, threads, descriptors = server.figures()
+    descriptors += LEDGER
     for _ in range(5):
         clients = [server.raw() for _ in range(20)]
         for client in clients:
@@ -496,4 +499,4 @@ def test_a_home_that_cannot_be_written_is_no_obstacle(served, private_home):
             assert exchanged(client, "hello") == "hello"
     finally:
         private_home.chmod(0o700)
-    assert list(private_home.iterdir()) == []
+    assert list(private_home.iterdir()) == [] or os.geteuid() == 0  # whom nothing is forbidden

@@ -66,7 +66,16 @@ def test_the_echo_engine_loads_no_client():
     modules = imported(PROGRAM, "--model", "echo", "hi")
     assert "bx.engines.echo" in modules
     assert packages(modules) == {"bx"}
-    assert not modules & HEAVY
+    assert modules & HEAVY == {"sqlite3"}  # after the answer
+
+
+def test_the_ledger_is_opened_when_the_answer_is_there():
+    watched = "import sys; from bx.cli import terminal; real = terminal.Terminal.answer\n"
+    watched += "def answer(*told): print('before', 'sqlite3' in sys.modules, file=sys.stderr); real(*told)\n"
+    watched += "terminal.Terminal.answer = answer\n" + PROGRAM
+    command = [sys.executable, "-c", watched, "--model", "echo", "hi"]
+    finished = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    assert finished.stderr == "before False\n"
 
 
 def test_the_embedded_engine_loads_no_client(local_weights):
@@ -85,6 +94,5 @@ def test_bedrock_loads_botocore_but_not_boto3(endpoint):
         "jsonschema_rs",
         "multiprocessing",
         "s3transfer",
-        "sqlite3",
         "xllamacpp",
     }

@@ -173,9 +173,14 @@ def engine(
         guarantee: what holds for a JSON Schema in a request: `enforced` only accepts a grammar that holds the model
             to all of it, `validated` (the default) any answer that satisfies it, `any` any JSON.
     """
+    from functools import partial
+
     from bx import config
+    from bx.account import kept
     from bx.catalogue import Catalogue, Named, warn
     from bx.engines import Router
+    from bx.ledger.meter import around
+    from bx.profiles import Profiled
     from bx.structured import Structured
 
     settings = config.load()
@@ -183,9 +188,13 @@ def engine(
         warn(note)
     given = {"region": region, "profile": profile, "endpoint_url": endpoint_url}
     bedrock = {name: value or settings.values.get(name) for name, value in given.items()}
-    catalogue = Catalogue(settings.models, geo or settings.values.get("geo"))
+    scope, geo = config.scope(bedrock), geo or settings.values.get("geo")
+    account = partial(kept, scope)
+    catalogue = Catalogue(settings.models, geo, region=config.region(bedrock), account=account)
     guarantee = guarantee or settings.values.get("guarantee", "validated")
-    ladder = Structured(Router(bedrock), guarantee, scope=config.scope(bedrock), names=catalogue.ids())
+    meter = around(Router(bedrock), {**settings.values, **bedrock}, source="python", names=catalogue.ids)
+    profiled = Profiled(meter, auto=settings.values.get("auto_profile", False), geo=geo, account=account)
+    ladder = Structured(profiled, guarantee, scope=scope, names=catalogue.ids())
     return Named(ladder, catalogue)
 
 

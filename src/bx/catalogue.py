@@ -5,16 +5,18 @@ The names are data: `models.toml` here, and the entries that configuration files
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bx.converse import count_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
+    from bx.account import Account
     from bx.converse import Engine, Response
 
-_KEYS = {"id": str, "geos": list, "in_region": bool, "note": str}
+KEYS = {"id": str, "geos": list, "in_region": bool, "note": str}
 FILE = "file"  # the key of an entry that names where it stands, when a project has written it
 _IN_WORDS = {str: "text", list: "a list of texts", bool: "true or false"}
 DEFAULT = "nova"
@@ -44,9 +46,18 @@ class Catalogue:
     Args:
         entries: tables that add to or override those of `models.toml`, by alias.
         geo: the geography whose inference profiles are used; None prefers `global` but takes what a model has.
+        region: the AWS region, where it is known.
+        account: gives what the account can call, where it was asked; it is called for models of Amazon Bedrock alone.
     """
 
-    def __init__(self, entries: Mapping[str, Mapping[str, Any]] | None = None, geo: str | None = None) -> None:
+    def __init__(
+        self,
+        entries: Mapping[str, Mapping[str, Any]] | None = None,
+        geo: str | None = None,
+        *,
+        region: str = "",
+        account: Callable[[], Account | None] | None = None,
+    ) -> None:
         self.models = _shipped()
         self._shipped_ids = {alias: entry["id"] for alias, entry in self.models.items()}
         for alias, entry in (entries or {}).items():
@@ -54,6 +65,8 @@ class Catalogue:
             self.models[alias] = dict(entry) if "id" in entry else {**self.models.get(alias, {}), **entry}
             _check(alias, self.models[alias])
         self._geo = geo
+        self._region = region
+        self._ask_account = account or (lambda: None)
 
     def ids(self) -> dict[str, str]:
         """Return the model id of each name."""
@@ -65,8 +78,12 @@ class Catalogue:
         Raises:
             UnknownModel: the name can be no id and is no alias, or the model has no profile in the geography.
         """
-        entry = self.models.get(name) or next((e for e in self.models.values() if e["id"] == name), None)
-        resolved = self._found(name, entry)
+        resolved, entry = self._named(name)
+        of_ours = entry is not None and entry["id"] in self._shipped_ids.values()
+        if not resolved.note and not of_ours and _of_bedrock(resolved.id):
+            from bx.account import remark
+
+            resolved = resolved._replace(note=remark(resolved.id, self._region, self._account))
         if entry and FILE in entry:  # a project's file may come from anyone
             was = self._shipped_ids.get(name, "")
             if was.startswith("local") and not resolved.id.startswith("local"):
@@ -76,23 +93,56 @@ class Catalogue:
                 return resolved._replace(note=f"{entry[FILE]} gives {name} another meaning: {resolved.id}")
         return resolved
 
-    def _found(self, name: str, entry: dict[str, Any] | None) -> Resolved:
+    def _named(self, name: str) -> tuple[Resolved, dict[str, Any] | None]:
+        """Find the id of a name, and its entry; the ARN of a foundation model is another name of its base id."""
+        base = name.rpartition(":foundation-model/")[2]
+        entry = self.models.get(name) or next((e for e in self.models.values() if e["id"] == base), None)
+        if entry is None and "." not in name and ":" not in name:
+            raise _unknown(name, self.models)
         if entry is None:
-            if "." not in name and ":" not in name:
-                raise _unknown(name, self.models)
             self._check_geography(name, name)
-            return Resolved(name)
+            return self._needed(name, base) or Resolved(name), None
+        found = self._found(name, entry)
+        return (Resolved(name, found.note) if found.id == base else found), entry
+
+    def _found(self, name: str, entry: dict[str, Any]) -> Resolved:
         geos, model_id = entry.get("geos", []), entry["id"]
         if entry.get("in_region", True) and not (self._geo and geos):
             self._check_geography(name, model_id)
+            if geos and (needed := self._needed(name, model_id, geos)):
+                return needed
             return Resolved(model_id, self._without_profile(name, model_id))
         if self._geo in geos:
             return Resolved(f"{self._geo}.{model_id}")
         if self._geo is not None:
-            choices = " or ".join(f"--geo {geo}" for geo in geos)
-            raise UnknownModel(f"{name} has no inference profile in the geography {self._geo!r}", f"Choose {choices}")
-        note = f"{name} has no {DEFAULT_GEO} inference profile: using {geos[0]} (choose with --geo)"
-        return Resolved(f"{geos[0]}.{model_id}", "" if geos[0] == DEFAULT_GEO else note)
+            raise _without(name, self._geo, geos)
+        account = self._account
+        here = [geo for geo in geos if account and f"{geo}.{model_id}" in account.profiles]
+        if account and account.tells_profiles and not here:
+            return Resolved(f"{geos[0]}.{model_id}", f"{name} has no inference profile in {account.region}")
+        here = here or geos
+        note = f"{name} has no {DEFAULT_GEO} inference profile: using {here[0]} (choose with --geo)"
+        return Resolved(f"{here[0]}.{model_id}", "" if here[0] == DEFAULT_GEO else note)
+
+    def _needed(self, name: str, base: str, among: Iterable[str] = ()) -> Resolved | None:
+        """Find the profile of a base id that needs one here, as far as the account was asked."""
+        account = self._account if _of_bedrock(base) else None
+        listed = account.models.get(base) if account else None
+        if not account or not listed or "ON_DEMAND" in listed.types:
+            return None
+        there = [each.partition(".")[0] for each in account.profiles if each.endswith(f".{base}")]
+        geos = [geo for geo in among or sorted(there, key=lambda geo: geo != DEFAULT_GEO) if geo in there]
+        if not geos:
+            return None
+        if self._geo is not None and self._geo not in geos:
+            raise _without(name, self._geo, geos)
+        geo = self._geo or geos[0]
+        note = f"{name} can only be called through an inference profile: using {geo} (choose with --geo)"
+        return Resolved(f"{geo}.{base}", "" if self._geo else note)
+
+    @cached_property
+    def _account(self) -> Account | None:
+        return self._ask_account()
 
     def _check_geography(self, name: str, model_id: str) -> None:
         """Refuse the profile of another geography than the one that was chosen."""
@@ -104,8 +154,8 @@ class Catalogue:
             raise UnknownModel(message, f"Choose --geo {prefix}, or a model by its name or base id")
 
     def _without_profile(self, name: str, model_id: str) -> str:
-        """Say so where a geography was chosen and has no effect; an id of Amazon Bedrock begins PROVIDER.MODEL."""
-        of_bedrock = "." in model_id.partition(":")[0]
+        """Say so where a geography was chosen and has no effect."""
+        of_bedrock = _of_bedrock(model_id) and not model_id.startswith("arn:")
         if self._geo is None or not of_bedrock or model_id.startswith(f"{self._geo}."):
             return ""
         return f"{name} has no inference profiles: it answers in the region that is called, whatever --geo says"
@@ -156,23 +206,31 @@ def warn(note: str) -> None:
     logging.getLogger("bx").warning(note)
 
 
+def sources() -> dict[str, str]:
+    """Say where what is known of models comes from, and when it was read."""
+    told: dict[str, str] = _file()["sources"]
+    return told
+
+
 def _shipped() -> dict[str, dict[str, Any]]:
+    models: dict[str, dict[str, Any]] = _file()["models"]
+    return models
+
+
+def _file() -> dict[str, Any]:
     import tomllib
     from pathlib import Path
 
-    models: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("models.toml").read_text("utf-8"))[
-        "models"
-    ]
-    return models
+    return tomllib.loads(Path(__file__).with_name("models.toml").read_text("utf-8"))
 
 
 def _check(alias: str, entry: Mapping[str, Any]) -> None:
     for key, value in entry.items():
         if key == FILE:
             continue
-        if key not in _KEYS:
-            raise UnknownModel(f"models.{alias}: unknown key {key!r}", f"Use one of: {', '.join(_KEYS)}")
-        kind = _KEYS[key]
+        if key not in KEYS:
+            raise UnknownModel(f"models.{alias}: unknown key {key!r}", f"Use one of: {', '.join(KEYS)}")
+        kind = KEYS[key]
         fits = isinstance(value, kind)
         if kind is list:
             fits = fits and all(isinstance(item, str) for item in value)
@@ -182,6 +240,16 @@ def _check(alias: str, entry: Mapping[str, Any]) -> None:
         raise UnknownModel(f"models.{alias} has no id", f'Add a line below [models.{alias}]: id = "..."')
     if not entry.get("in_region", True) and not entry.get("geos"):
         raise UnknownModel(f"models.{alias} is neither in_region nor in any geography", 'Add geos = ["global"]')
+
+
+def _of_bedrock(model_id: str) -> bool:
+    """Whether an id is one of Amazon Bedrock, which begins PROVIDER.MODEL, or an ARN."""
+    return "." in model_id.partition(":")[0] or model_id.startswith("arn:")
+
+
+def _without(name: str, geo: str, geos: Iterable[str]) -> UnknownModel:
+    choices = " or ".join(f"--geo {each}" for each in geos)
+    return UnknownModel(f"{name} has no inference profile in the geography {geo!r}", f"Choose {choices}")
 
 
 def _unknown(name: str, aliases: Iterable[str]) -> UnknownModel:

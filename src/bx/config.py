@@ -7,14 +7,16 @@ knows the names and the kinds of the settings, but not what any of them does.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 # Every setting and its kind. The flag of `max_tokens` is --max-tokens, its variable BX_MAX_TOKENS.
 KINDS: dict[str, type] = {
@@ -40,17 +42,31 @@ KINDS: dict[str, type] = {
     "quiet": bool,
     "verbose": bool,
     "offline": bool,
+    "auto_profile": bool,
     "yes": bool,
+    "history": str,
+    "ledger": str,
+    "tag": str,
+    "max_cost": float,
+    "budget": dict,
+    "prices": dict,
 }
 # A project's file may come from anyone: it must not decide where prompts and credentials go, nor agree to anything,
-# nor have a file of its own loaded by llama.cpp, which is not made for hostile ones.
-_USER_ONLY = ("endpoint_url", "profile", "offline", "yes", "raw_output", "quiet", "dry_run", "raw")
+# nor have a file of its own loaded by llama.cpp, which is not made for hostile ones, nor hide what was spent.
+_USER_ONLY = (
+    *("endpoint_url", "profile", "offline", "auto_profile", "yes", "raw_output", "quiet", "dry_run", "raw"),
+    *("ledger", "prices"),
+)
+# What a project may lower and not raise.
+_LIMITS = ("max_cost", "budget")
 # A project may say where prompts are processed, but not without a word.
 _ANNOUNCED = ("geo", "region")
 # What a setting may be, where that is less than its kind allows.
-_CHOICES = {"guarantee": ("enforced", "validated", "any")}
-_LEAST = {"max_turns": 1}
+_CHOICES = {"guarantee": ("enforced", "validated", "any"), "history": ("off", "terminal", "all")}
+_LEAST = {"max_turns": 1, "max_cost": 0}
+_PERIODS = ("day", "month")  # of the table `budget`
 _POINTING = ("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", "AWS_ENDPOINT_URL_BEDROCK")
+_FOLDERS = {"data": (".local", "share"), "cache": (".cache",)}
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _IN_WORDS = {
     str: "text",
@@ -92,19 +108,33 @@ def load(environ: Mapping[str, str] | None = None, directory: Path | None = None
     """
     environ = os.environ if environ is None else environ
     settings = Settings({}, {}, [])
-    _read(user_file(environ), settings)
-    if project := _project_file(directory, environ):
-        _read(project, settings, project=True)
-    # boto3 reads AWS_DEFAULT_REGION alone; every other AWS tool reads AWS_REGION too.
-    if region := environ.get("AWS_REGION"):
-        settings.values["region"] = region
-    for name in KINDS:
-        if text := environ.get(variable := f"BX_{name.upper()}"):
-            _set(name, parsed(text, name, variable), settings.values)
+    for _, add in sources(environ, directory):
+        add(settings)
     variables = {f"BX_{name.upper()}" for name in KINDS}
     unknown = sorted(name for name in environ if name.startswith("BX_") and name not in variables)
     settings.notes.extend(f"{variable} is no setting of bx" for variable in unknown)
     return settings
+
+
+def sources(
+    environ: Mapping[str, str] | None = None, directory: Path | None = None
+) -> Iterator[tuple[str, Callable[[Settings], object]]]:
+    """Give each place where settings stand, a file or a variable, and what adds them; the last one holds.
+
+    Raises:
+        ConfigError: as `load` does, also when a place's settings are added.
+    """
+    environ = os.environ if environ is None else environ
+    file = user_file(environ)
+    yield str(file), functools.partial(_read, file)
+    if project := _project_file(directory, environ):
+        yield str(project), functools.partial(_read, project, project=True)
+    # boto3 reads AWS_DEFAULT_REGION alone; every other AWS tool reads AWS_REGION too.
+    if region := environ.get("AWS_REGION"):
+        yield "AWS_REGION", functools.partial(_set, "region", region)
+    for name in KINDS:
+        if text := environ.get(variable := f"BX_{name.upper()}"):
+            yield variable, functools.partial(_set, name, parsed(text, name, variable))
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -138,9 +168,35 @@ def parsed(text: str, name: str, where: str) -> Any:
 def scope(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> str:
     """Name the part of AWS that is asked: what is learned about a model holds there."""
     environ = os.environ if environ is None else environ
-    region = options.get("region") or environ.get("AWS_DEFAULT_REGION", "")
     profile = options.get("profile") or environ.get("AWS_PROFILE", "")
-    return f"{region} {profile} {endpoint(options, environ)}"
+    return f"{region(options, environ)} {profile} {endpoint(options, environ)}"
+
+
+def region(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> str:
+    """Return the region that the settings or AWS's variable name; a profile may name one where they do not."""
+    environ = os.environ if environ is None else environ
+    return options.get("region") or environ.get("AWS_DEFAULT_REGION", "")
+
+
+def ledger(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Path | None:
+    """Return the file of the ledger, which need not be there; None where none is to be kept."""
+    environ = os.environ if environ is None else environ
+    if chosen := options.get("ledger"):
+        return None if chosen == "off" else Path(chosen).expanduser()
+    return folder("data", environ) / "ledger.db"
+
+
+def folder(kind: str, environ: Mapping[str, str] | None = None) -> Path:
+    """Return the folder of bx's `data`, or of its `cache`, which may be lost; neither need be there."""
+    environ = os.environ if environ is None else environ
+    platform = sys.platform  # mypy takes the comparison of the original for decided
+    if platform == "linux":  # where platformdirs, which takes a while to load, would say the same
+        usual = Path(environ.get("HOME") or Path.home(), *_FOLDERS[kind])
+        return Path(environ.get(f"XDG_{kind.upper()}_HOME") or usual, "bx")
+    import platformdirs
+
+    of = {"data": platformdirs.user_data_path, "cache": platformdirs.user_cache_path}
+    return Path(of[kind]("bx", appauthor=False))
 
 
 def endpoint(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> str:
@@ -153,6 +209,12 @@ def endpoint(options: Mapping[str, Any], environ: Mapping[str, str] | None = Non
 def has_api_key(environ: Mapping[str, str] | None = None) -> bool:
     """Whether the AWS SDKs will use an API key of Amazon Bedrock, which they send over https only."""
     return bool((os.environ if environ is None else environ).get("AWS_BEARER_TOKEN_BEDROCK"))
+
+
+def of_aws(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the variables that are set and tell AWS's SDKs where to go."""
+    environ = os.environ if environ is None else environ
+    return {name: environ[name] for name in environ if name.startswith(("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"))}
 
 
 def pointed(url: str, environ: Mapping[str, str] | None = None) -> dict[str, str | None]:
@@ -173,8 +235,9 @@ def pointed(url: str, environ: Mapping[str, str] | None = None) -> dict[str, str
     return variables
 
 
-def user_file(environ: Mapping[str, str]) -> Path:
+def user_file(environ: Mapping[str, str] | None = None) -> Path:
     """Return where the user's own settings are read from; there need be no such file."""
+    environ = os.environ if environ is None else environ
     if folder := environ.get("XDG_CONFIG_HOME"):
         return Path(folder, "bx", "config.toml")
     if os.name == "posix":
@@ -223,18 +286,35 @@ def _read(file: Path, settings: Settings, *, project: bool = False) -> None:
                 f"{file}: {name} = {value!r} was passed over: only your own config.toml may set that"
             )
         else:
-            _set(name, _beside(file, name, _checked(value, name, f"{file}: {name}")), settings.values)
+            checked = _beside(file, name, _checked(value, name, f"{file}: {name}"))
+            _set(name, _lowered(file, name, checked, settings) if project else checked, settings)
             if project and name in _ANNOUNCED:
                 settings.notes.append(f"{file} sets {name} to {value}")
 
 
-def _set(name: str, value: Any, values: dict[str, Any]) -> None:
+def _set(name: str, value: Any, settings: Settings) -> None:
     """Put a setting above what there is; of `option` each key is a setting of its own."""
-    values[name] = merged(values.get(name, {}), value) if KINDS[name] is dict else value
+    below = settings.values.get(name, {})
+    settings.values[name] = merged(below, value) if KINDS[name] is dict else value
+
+
+def _lowered(file: Path, name: str, value: Any, settings: Settings) -> Any:
+    """Leave of a project's limits what is not above the user's own; any other setting stays as it is."""
+    own = settings.values.get(name) if name in _LIMITS else None
+    lower = value
+    if isinstance(own, dict):
+        lower = {period: min(limit, own.get(period, limit)) for period, limit in value.items()}
+    elif own is not None:
+        lower = min(value, own)
+    if lower != value:
+        settings.notes.append(f"{file}: {name} = {value!r} was passed over where it is above your own limit")
+    return lower
 
 
 def _beside(file: Path, name: str, value: Any) -> Any:
-    """Find the schema that a file names beside that file."""
+    """Find the schema, or the ledger, that a file names beside that file."""
+    if name == "ledger":
+        return value if value == "off" else str(file.parent / Path(value).expanduser())
     return str(file.parent / Path(value).expanduser()) if name == "json" and not _is_inline(value) else value
 
 
@@ -259,11 +339,13 @@ def _tables(file: Path, content: bytes) -> dict[str, Any]:
 
 
 def _leaves(file: Path, name: str, value: Any) -> bool:
-    """Whether a project's setting names a file to load or a schema outside its folder, or lets any answer pass."""
+    """Whether a project's setting loads a file or a schema from elsewhere, or lets answers pass or be kept."""
     if name == "model":
         return _is_file(value)
     if name == "guarantee":
         return bool(value == "any")
+    if name == "history":
+        return bool(value != "off")
     if name != "json" or _is_inline(value):
         return False
     return not Path(_beside(file, name, value)).resolve().is_relative_to(file.parent.resolve())
@@ -302,8 +384,17 @@ def _checked(value: Any, name: str, where: str) -> Any:
         fits = fits and all(isinstance(item, str) for item in value)
     if not fits:
         raise ConfigError(f"{where} is {value!r}", f"It must be {_IN_WORDS[kind]}")
+    if name == "budget":
+        _check_budget(value, where)
     if choices and value not in choices:
         raise ConfigError(f"{where} is {value!r}", f"It must be one of {', '.join(choices)}")
     if name in _LEAST and value < _LEAST[name]:
         raise ConfigError(f"{where} is {value!r}", f"It must be at least {_LEAST[name]}")
     return value
+
+
+def _check_budget(budget: dict[str, Any], where: str) -> None:
+    for period, limit in budget.items():
+        is_number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
+        if period not in _PERIODS or not is_number or not (0 <= limit < math.inf):
+            raise ConfigError(f"{where} is {budget!r}", "Write dollars a day or a month: { day = 5, month = 50.0 }")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from bx.instances import loads, violation
@@ -23,6 +24,9 @@ Request = dict[str, Any]
 Response = dict[str, Any]
 Event = dict[str, Any]
 Item = TypeVar("Item")
+
+# How a request asks for JSON (native, tool or prompt) while it is on its way to an engine: not all of it shows in it.
+rung: ContextVar[str | None] = ContextVar("rung", default=None)
 
 
 class Engine(Protocol):
@@ -92,6 +96,16 @@ def request(
         definition = {"schema": json.dumps(schema, ensure_ascii=False)}
         built["outputConfig"] = {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": definition}}}
     return built
+
+
+@contextlib.contextmanager
+def on_rung(name: str | None) -> Iterator[None]:
+    """Let whoever passes a request on know its `rung`, while the context lasts."""
+    before = rung.set(name)
+    try:
+        yield
+    finally:
+        rung.reset(before)
 
 
 def count_tokens(engine: Engine, request: Request) -> dict[str, Any]:

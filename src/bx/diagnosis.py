@@ -16,6 +16,8 @@ _RULES = Path(__file__).with_name("diagnosis.toml")
 # (a refused parameter is quoted whole, and may be an image).
 _SHOWN, _KEPT, _READ = 400, 4000, 100_000
 _FLAGS = ("profile", "region")
+# The member of an error's `response` with the ids that can be called instead, where somebody has found them.
+INFERENCE_PROFILES = "InferenceProfiles"
 
 # What must not be shown; the first group of each stays.
 _SECRETS = [
@@ -79,6 +81,11 @@ def explain(  # six: what the texts speak of
     words = {**facts, "error": type(failure).__name__, **found}
     if base := words["model"].rpartition("/")[2]:
         words["inference_profile"] = f"{geo}.{base}"
+    words["other_profile"] = f"global.{words['rest']}" if "rest" in words else ""
+    if valid := _profiles(failure):
+        preferred = [each for each in valid if each.startswith(f"{geo}.")]
+        words["inference_profile"] = words["other_profile"] = [*preferred, *valid][0]
+        words["profiles"] = f". {words['region'] or 'Your region'} has: {', '.join(valid)}"
     words |= {"model": words["model"] or "the model", "region": words["region"] or "your region"}
     words |= {f"use_{name}": f" --{name} {facts[name]}" if facts[name] else "" for name in _FLAGS}
     what, why, fix = fill(rule, words)
@@ -96,9 +103,15 @@ def rules() -> list[dict[str, Any]]:
 def fill(rule: dict[str, Any], words: dict[str, str]) -> list[str]:
     """Return a rule's `what`, `why` and `fix`, each a single line; a word that is not known stays as its NAME."""
     known = _Words((name, _line(word)[:_SHOWN]) for name, word in words.items() if word)
+    known.setdefault("profiles", "")
     known.update({f"use_{name}": words.get(f"use_{name}", f" --{name} NAME") for name in _FLAGS})
     what, why, fix = (rule[text].format_map(known) for text in ("what", "why", "fix"))
     return [what.rstrip("."), why.rstrip("."), fix]
+
+
+def _profiles(failure: BaseException) -> list[str]:
+    response = getattr(failure, "response", None)
+    return list(response.get(INFERENCE_PROFILES, ())) if isinstance(response, dict) else []
 
 
 class _Words(dict[str, str]):

@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from bx import capabilities, rungs, unfold
-from bx.converse import Stream, count_tokens, schema_of, total
+from bx.converse import Stream, count_tokens, on_rung, schema_of, total
 from bx.instances import checker, json_path
 from bx.memory import Memory
 from bx.schema import check, fix, walk
@@ -185,7 +185,7 @@ class Structured:
             if at_once and schema is not None:
                 return asked, {}
             try:
-                with self._patience(asked):
+                with self._patience(asked), on_rung(asked.plan.rung if schema is not None else None):
                     if stream and not at_once:
                         return asked, unfold.begun(self._engine.converse_stream(**asked.request))
                     return asked, self._engine.converse(**asked.request)

@@ -7,6 +7,7 @@ command is a file beside this one, imported when it is called; whatever is no co
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import os
 import sys
@@ -23,7 +24,13 @@ COMMANDS = {
     "ask": "ask a model (the default: bx PROMPT)",
     "schema": "check, fix, infer, exemplify and warm up JSON Schemas",
     "serve": "a Bedrock on localhost, for any AWS SDK",
+    "chat": "talk with a model, turn by turn",
+    "log": "what was asked and answered: list, search, show, delete",
+    "usage": "what was used and what it cost",
     "pull": "fetch, list, verify and remove the weights of embedded models",
+    "doctor": "why does it not work? From credentials to each model",
+    "models": "list the models, their prices, and what your account can call",
+    "config": "show the settings in force, and where each comes from",
     "completion": "print the completion script of a shell",
 }
 _DEFAULT = "ask"
@@ -60,7 +67,11 @@ def main(arguments: Sequence[str], terminal: Terminal) -> int:
     except BrokenPipeError:
         return 141
     except Exception as failure:  # noqa: BLE001 # every failure is explained, never shown as a traceback
-        return _explain(failure, options, terminal)
+        return explained(failure, options, terminal)
+    finally:
+        if meter := getattr(options, "meter", None):  # the answer is there: now for the books
+            with contextlib.suppress(KeyboardInterrupt):
+                meter.renew()
 
 
 def parser(name: str) -> argparse.ArgumentParser:
@@ -130,9 +141,10 @@ def _parse(name: str, arguments: list[str], options: argparse.Namespace) -> None
 
 
 def _merge(settings: Settings, options: argparse.Namespace) -> None:
-    """Fill in what the flags leave open; the parts of --option join, key by key."""
+    """Fill in what the flags leave open; the parts of --option join, key by key. `flags` names what they gave."""
     from bx import config
 
+    options.flags = {name for name in config.KINDS if getattr(options, name) is not None}
     for name, value in settings.values.items():
         given = getattr(options, name)
         if given is None:
@@ -142,7 +154,7 @@ def _merge(settings: Settings, options: argparse.Namespace) -> None:
     options.models = settings.models
 
 
-def _explain(failure: Exception, options: argparse.Namespace, terminal: Terminal) -> int:
+def explained(failure: Exception, options: argparse.Namespace, terminal: Terminal) -> int:
     """Say what happened, why, and the one thing to do; with --verbose also AWS's own words."""
     from bx.catalogue import DEFAULT_GEO
     from bx.converse import InvalidAnswer

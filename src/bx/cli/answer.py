@@ -7,13 +7,14 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from bx import converse, instances
-from bx.cli import UsageError
+from bx.cli import UsageError, naming
 from bx.diagnosis import redacted
 from bx.engines import Router
+from bx.ledger.meter import around
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from bx.cli.terminal import Terminal
     from bx.converse import Engine, Event, Request, Response
@@ -30,6 +31,8 @@ def engine(schema: Schema | None, tools: Sequence[Tool], options: argparse.Names
     made: Engine = Router(
         {"region": options.region, "profile": options.profile, "endpoint_url": options.endpoint_url}
     )
+    made = options.meter = around(made, vars(options), source="cli", names=lambda: _names(options), later=True)
+    made = naming.profiled(made, options, terminal)
     if schema is not None or tools:
         from bx.catalogue import Catalogue
         from bx.config import scope
@@ -43,6 +46,14 @@ def engine(schema: Schema | None, tools: Sequence[Tool], options: argparse.Names
             names=Catalogue(options.models).ids(),
         )
     return made
+
+
+def _names(options: argparse.Namespace) -> dict[str, str]:
+    """Return the name that was given, if it is one, and its id; both may change in a chat."""
+    from bx.catalogue import DEFAULT
+
+    name = options.model or DEFAULT
+    return {} if "." in name or ":" in name else {name: options.model_id}
 
 
 def equipped(engine: Engine, tools: Sequence[Tool], options: argparse.Namespace, terminal: Terminal) -> Engine:
@@ -277,7 +288,8 @@ def _usage(response: dict[str, Any], options: argparse.Namespace, terminal: Term
         parts = ("inputTokens", "input"), ("outputTokens", "output"), ("cacheReadInputTokens", "cache read")
         counts = [f"{name} {usage.get(key, 0)}" for key, name in (*parts, ("cacheWriteInputTokens", "cache write"))]
         latency = response.get("metrics", {}).get("latencyMs")
-        line += f" | {', '.join(counts)} | {latency} ms"
+        rows = [row for row, _ in options.meter.store.waiting]
+        line += f" | {', '.join(counts)} | {cost(rows, options)} | {latency} ms"
         metadata = response.get("ResponseMetadata", {})
         if turns := metadata.get("Turns"):
             line += f" | turns {turns}"
@@ -285,6 +297,18 @@ def _usage(response: dict[str, Any], options: argparse.Namespace, terminal: Term
             strength = "enforced" if told["Enforced"] else "checked"
             line += f" | rung {told['Rung']} ({strength}), attempts {told.get('Attempts', 1)}"
     terminal.complain(f"[{line}]")
+
+
+def cost(rows: Iterable[Mapping[str, Any]], options: argparse.Namespace) -> str:
+    """Write what calls have cost, given as rows of the ledger, each at its own price."""
+    from bx import prices
+    from bx.ledger.budget import money
+
+    costs = [prices.cost(row, options.prices) for row in rows]
+    known = [each for each in costs if each is not None]
+    if not known:
+        return "cost unknown"
+    return f"{'at least ' if len(known) < len(costs) else ''}{money(sum(known))}"
 
 
 def _warn(stop: str, *, written: bool, terminal: Terminal) -> None:

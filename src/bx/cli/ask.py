@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from bx import converse
-from bx.cli import COMMANDS, UsageError, answer
+from bx.cli import COMMANDS, UsageError, answer, conversation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,7 @@ examples:
   git diff | bx "Write a commit message"            standard input joins the prompt
   bx "Extract: ..." --json incident.schema.json     JSON that satisfies a schema, or exit code 8
   bx "Extract: ..." --json 'service, minutes int'   the same, with the schema in words
+  bx -c "And in French?"                            go on with the last conversation: see bx log
   bx "..." -o reasoningConfig.type enabled          the model's own parameters
   bx ask pull                                       a prompt that is a command's name
 
@@ -66,10 +67,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--geo", metavar="GEO", help="where prompts may be processed: global, us, eu, jp, ... (default: global)"
     )
     geo.completer = _geographies  # type: ignore[attr-defined]
+    add("--auto-profile", action="store_true", help="where a model needs an inference profile, find it and ask again")
     add("--region", help="the AWS region")
     add("--profile", metavar="NAME", help="the profile of the AWS configuration")
     add("--endpoint-url", metavar="URL", help="another endpoint for Amazon Bedrock")
-    add("-u", "--usage", action="store_true", help="print tokens and latency to stderr")
+    conversation.add_arguments(parser)
+    add("--max-cost", metavar="USD", help="send nothing that could bring the cost of the answer above this")
+    add("-u", "--usage", action="store_true", help="print tokens, cost and latency to stderr")
     add("--dry-run", action="store_true", help="print the Converse request as JSON and send nothing")
     add("--raw", action="store_true", help="print the whole response, or each event of a stream, as JSON")
     add("--raw-output", action="store_true", help="let the answer's control characters through to the terminal")
@@ -86,11 +90,12 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
 
         terminal.line(parser("ask").format_help().rstrip())
         return 0
-    options.model_id = _model(options, terminal)
+    talk = conversation.Conversation(options, terminal)
+    options.model_id = chosen_model(options, terminal)
     schema, tools = _schema(options, terminal), _tools(options)
     options.tools = tools
     request = converse.request(
-        _prompt(options, terminal),
+        talk.asking(_prompt(options, terminal)),
         model=options.model_id,
         system=options.system,
         schema=schema,
@@ -110,15 +115,17 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         first = getattr(engine, "first", None)
         terminal.line(_checked(first(request)) if first else text)
     else:
-        answer.show(answer.equipped(engine, tools, options, terminal), request, schema, options, terminal)
+        talk.show(answer.equipped(engine, tools, options, terminal), request, schema)
     return 0
 
 
-def _model(options: argparse.Namespace, terminal: Terminal) -> str:
-    from bx.catalogue import DEFAULT, Catalogue
+def chosen_model(options: argparse.Namespace, terminal: Terminal) -> str:
+    """Return the id to send for the model that is chosen, and tell what there is to tell about it."""
+    from bx.catalogue import DEFAULT
+    from bx.cli import naming
 
     name = DEFAULT if options.model is None else options.model
-    resolved = Catalogue(options.models, options.geo).resolve(name)
+    resolved = naming.catalogue(options).resolve(name)
     if resolved.note:
         terminal.note(f"{resolved.note}")
     return resolved.id

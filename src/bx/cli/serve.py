@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import argparse
 
     from bx.cli.terminal import Terminal
+    from bx.converse import Engine
     from bx.engines import Router
     from bx.server.endpoint import Endpoint, Options, Route
 
@@ -104,13 +105,16 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
 
     check_installed()
     _check(options)
+    from bx.catalogue import Catalogue
     from bx.cli import answer
     from bx.engines import Router
+    from bx.ledger.meter import around
     from bx.server.endpoint import Endpoint
 
     answer.listen(terminal, verbose=options.verbose)
     router = Router({"region": options.region, "profile": options.profile, "endpoint_url": options.endpoint_url})
-    routes = [] if options.replay else _routes(options, router)
+    meter = around(router, vars(options), source="serve", names=Catalogue(options.models).ids)
+    routes = [] if options.replay else _routes(options, meter)
     log = _log(options, terminal)
     endpoint = Endpoint(routes, _options(options), log)
     try:
@@ -124,9 +128,12 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             _announce(endpoint, options, terminal)
             stopped.wait()
             terminal.note("stopping: running requests may finish; Ctrl-C ends them at once")
+    except KeyboardInterrupt:  # the second one, before the first was heeded
+        endpoint.stop(grace=0)
+        raise
     finally:
         endpoint.stop()
-        router.close()
+        meter.close()
         if log:
             log.close()
     return 0
@@ -160,27 +167,27 @@ def _check(options: argparse.Namespace) -> None:
             raise UsageError(f"--{name.replace('_', '-')} is {value}", "It must be at least 0")
 
 
-def _routes(options: argparse.Namespace, router: Router) -> list[Route]:
+def _routes(options: argparse.Namespace, engine: Engine) -> list[Route]:
     """Return which model answers which ids: those of --map first, in their order, and then the one for all."""
     made = []
     for pair in options.map or ():
         pattern, equals, name = pair.partition("=")
         if not equals or not pattern or not name:
             raise UsageError(f"--map {pair!r} is no ID=NAME", "Write it as --map 'us.anthropic.*=local'")
-        made.append(_route(pattern, name, options, router))
-    return [*made, _route("*", options.upstream or options.answers or "local", options, router)]
+        made.append(_route(pattern, name, options, engine))
+    return [*made, _route("*", options.upstream or options.answers or "local", options, engine)]
 
 
-def _route(pattern: str, name: str, options: argparse.Namespace, router: Router) -> Route:
+def _route(pattern: str, name: str, options: argparse.Namespace, engine: Engine) -> Route:
     from bx.catalogue import Catalogue
     from bx.server.endpoint import Route
 
     if name == "bedrock":
-        return Route(pattern, router, strict=False, forward=True)
+        return Route(pattern, engine, strict=False, forward=True)
     model_id = Catalogue(options.models, options.geo).resolve(name).id
     if not _is_ours(model_id):  # it is the service itself that knows what it takes
-        return Route(pattern, router, model_id, strict=False, forward=True)
-    return Route(pattern, router, model_id, strict=not options.lenient)
+        return Route(pattern, engine, model_id, strict=False, forward=True)
+    return Route(pattern, engine, model_id, strict=not options.lenient)
 
 
 def _is_ours(model_id: str) -> bool:

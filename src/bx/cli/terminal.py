@@ -27,6 +27,7 @@ _CONTROLS = [
     *range(0x202A, 0x202F),
     *range(0x2066, 0x206A),
 ]  # fmt: skip
+STYLES = {"plain": "", "bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 _VISIBLE = {code: ascii(chr(code))[1:-1] for code in _CONTROLS}
 
 
@@ -70,6 +71,14 @@ class Terminal:
         self._animated = self.notes_on_terminal and environ.get("TERM") != "dumb"
         self.colour = self._animated and not environ.get("NO_COLOR")
         self._half = ""
+        self._styled = self.answers_on_terminal and environ.get("TERM") != "dumb" and not environ.get("NO_COLOR")
+
+    @property
+    def width(self) -> int:
+        """The columns of the terminal that answers are read on; 0 where they go elsewhere."""
+        import shutil
+
+        return shutil.get_terminal_size().columns if self.answers_on_terminal else 0
 
     @property
     def piped(self) -> bool:
@@ -111,6 +120,15 @@ class Terminal:
     def line(self, text: str = "") -> None:
         """Write a line to stdout."""
         self.answer(text + "\n")
+
+    def styled(self, *pieces: tuple[str, str]) -> None:
+        """Write a line to stdout in pieces, each a text and its style, one of `STYLES`, which a terminal shows."""
+        for text, style in pieces:
+            start, end = (f"\x1b[{STYLES[style]}m", "\x1b[0m") if self._styled and STYLES[style] else ("", "")
+            self.stdout.write(start)
+            self.answer(text)
+            self.stdout.write(end)
+        self.line()
 
     def note(self, message: str, fix: str = "") -> None:
         """Tell people something, and what they can do about it, on stderr; silent with `quiet`."""

@@ -45,6 +45,7 @@ _log = logging.getLogger("bx.bedrock")
 _DEFAULT_REGION = "us-east-1"
 _READ_TIMEOUT = 3600  # seconds between two reads: a long answer, or a schema's first use, can take that long
 _CONNECT_TIMEOUT = 10  # seconds
+_FREE_TIMEOUT = 30  # seconds, for what can be asked again without cost
 _METADATA_TIMEOUT = 0.4  # seconds; up to three requests go out before "no credentials" can be said
 _ATTEMPTS = 3  # the SDK's own default
 _LONGEST_DELAY = 20  # seconds
@@ -141,7 +142,7 @@ class Bedrock:
                 )
                 time.sleep(delay)
             else:
-                _metadata(response)["RetryAttempts"] = attempt - 1
+                _metadata(response).update(RetryAttempts=attempt - 1, Region=self._client.meta.region_name)
                 return response
         raise AssertionError("at least one attempt is made")
 
@@ -176,6 +177,31 @@ def client(service: str, *, endpoint_url: str, keys: Sequence[str], verify: str 
             user_agent_extra="bx",
         ),
     )
+
+
+def user_client(
+    service: str, *, region: str | None = None, profile: str | None = None, endpoint_url: str | None = None
+) -> Any:
+    """Make a plain client of botocore's with the user's own credentials; what it asks for may be asked again.
+
+    Args:
+        service: one whose requests cost nothing, such as `bedrock` or `sts`.
+        region: see `Bedrock`.
+        profile: see `Bedrock`.
+        endpoint_url: another endpoint than AWS's own.
+    """
+    made = _session(profile)
+    return made.create_client(
+        service,
+        region_name=region or made.get_config_variable("region") or _DEFAULT_REGION,
+        endpoint_url=endpoint_url,
+        config=Config(connect_timeout=_CONNECT_TIMEOUT, read_timeout=_FREE_TIMEOUT, user_agent_extra="bx"),
+    )
+
+
+def session(profile: str | None = None) -> Any:
+    """Make a session of botocore's, as the client above has it, for who asks more of AWS than answers."""
+    return _session(profile)
 
 
 def _attempts(session: Any) -> int:

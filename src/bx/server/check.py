@@ -67,6 +67,9 @@ def _questions(runtime: Any, control: Any) -> dict[str, Callable[[], Any]]:
         )["inputTokens"],
         "ListFoundationModels": lambda: control.list_foundation_models()["modelSummaries"][0],
         "GetFoundationModel": lambda: control.get_foundation_model(modelIdentifier=_countable())["modelDetails"],
+        "GetFoundationModelAvailability": lambda: control.get_foundation_model_availability(modelId=_countable())[
+            "regionAvailability"
+        ],
         "ListInferenceProfiles": lambda: control.list_inference_profiles()["inferenceProfileSummaries"][0],
         "GetInferenceProfile": lambda: control.get_inference_profile(inferenceProfileIdentifier=structured)["status"],
     }

@@ -90,9 +90,26 @@ def get_inference_profile(request: dict[str, Any], region: str = "") -> dict[str
     raise error("ResourceNotFoundException", _NO_PROFILE, operation="GetInferenceProfile")
 
 
+def get_foundation_model_availability(request: dict[str, Any], region: str = "") -> dict[str, Any]:
+    """Answer GetFoundationModelAvailability: whatever there is can be called.
+
+    Raises:
+        ClientError: `ResourceNotFoundException` where there is no such model in the region.
+    """
+    found = get_foundation_model({"modelIdentifier": request["modelId"]}, region)["modelDetails"]
+    return {
+        "modelId": found["modelId"],
+        "agreementAvailability": {"status": "AVAILABLE"},
+        "authorizationStatus": "AUTHORIZED",
+        "entitlementAvailability": "AVAILABLE",
+        "regionAvailability": "AVAILABLE",
+    }
+
+
 OPERATIONS: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
     "ListFoundationModels": list_foundation_models,
     "GetFoundationModel": get_foundation_model,
+    "GetFoundationModelAvailability": get_foundation_model_availability,
     "ListInferenceProfiles": list_inference_profiles,
     "GetInferenceProfile": get_inference_profile,
 }

@@ -421,6 +421,8 @@ def test_a_total_time_that_is_over_ends_the_request(serve):
     with pytest.raises(Exception, match=r"closed|reset|aborted|disconnected"):
         says(server.client())
     assert time.monotonic() - began < 20
+    assert server.stop() == (0, "")
+    assert not [line for line in server.lines if "ASGI" in line]
 
 
 def test_the_log_is_a_json_object_a_line_that_tells_what_happened(serve):

@@ -273,6 +273,7 @@ def test_the_environment_is_filled_up_but_keys_and_regions_of_the_user_stay():
     assert filled["AWS_REGION"] == filled["AWS_DEFAULT_REGION"] == "eu-west-1"
     assert filled["no_proxy"] == "corp.example,127.0.0.1"
     assert "no_proxy" not in config.pointed(url, {"no_proxy": "*"})
+    assert config.pointed("http://localhost:1", {})["no_proxy"] == "localhost"
 
 
 # ---- the plugin -----------------------------------------------------------------------------------------------

@@ -219,9 +219,10 @@ def serve(engine: Engine | None = None, *, model: str = "local", strict: bool = 
         return Endpoint([Route("*", engine, strict=strict, forward=True)], made(**options))
     from bx import config
     from bx.catalogue import Catalogue, UnknownModel
+    from bx.engines import is_ours
 
     resolved = Catalogue(config.load().models).resolve(model).id
-    if resolved.partition(":")[0] not in ("local", "echo"):
+    if not is_ours(resolved):
         message = f"{model!r} is a model of Amazon Bedrock, and cannot stand in for others"
         raise UnknownModel(message, "Choose local or echo, or forward all requests: bx.serve(bx.engine())")
     return Endpoint([Route("*", _embedded(), resolved, strict=strict)], made(**options))

@@ -6,7 +6,6 @@ What there is stands in `foundation.toml`. Members and answers are in boto3's sp
 from __future__ import annotations
 
 import base64
-import binascii
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,6 @@ from bx.converse import error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    from botocore.exceptions import ClientError
 
     from bx.foundation import Model, Profile
 
@@ -122,15 +119,12 @@ def _inference_types(model: Model, region: str) -> list[str]:
 def _start(token: str) -> int:
     try:
         start = int(base64.urlsafe_b64decode(token.encode()).decode())
-    except (ValueError, binascii.Error):
+    except ValueError:
         start = -1
     if start < 0:
-        raise _invalid_token()
+        message = "The provided nextToken is invalid."
+        raise error("ValidationException", message, operation="ListInferenceProfiles")
     return start
-
-
-def _invalid_token() -> ClientError:
-    return error("ValidationException", "The provided nextToken is invalid.", operation="ListInferenceProfiles")
 
 
 # ---- as the service spells it ---------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from bx.converse import error
 from bx.server import recording, signatures, tls, wire
 from bx.server.admin import administered
 from bx.server.faults import Faults
-from bx.server.guard import HEALTH, guarded
+from bx.server.guard import HEALTH, LOOPBACK, guarded
 from bx.server.http import Limits
 from bx.server.running import Running
 from bx.server.service import Route, Service
@@ -209,15 +209,12 @@ def answering(perform: Perform) -> Answer:
         try:
             call: Call | None = wire.parse(received)
             if call is None:
-                received.notes["code"] = "UnknownOperationException"
                 return wire.UNKNOWN
             received.notes["operation"] = call.operation
             return perform(call)
         except ClientError as failed:
-            received.notes["code"] = failed.response["Error"]["Code"]
             return wire.failure(failed)
         except RecursionError:
-            received.notes["code"] = "ValidationException"
             return wire.failure(error("ValidationException", "The request is nested too deeply"))
 
     return answer
@@ -226,7 +223,7 @@ def answering(perform: Perform) -> Answer:
 def _secured(options: Options) -> tuple[Path | None, ssl.SSLContext | None]:
     """Return the authority to be trusted, where one was made, and what makes the server speak https."""
     if options.self_signed:
-        hosts = list(dict.fromkeys([options.host, "localhost", "127.0.0.1", "::1"]))
+        hosts = list(dict.fromkeys([options.host, *LOOPBACK]))
         certificate, key, authority = tls.self_signed(options.self_signed, hosts)
         return authority, tls.context(certificate, key)
     if bool(options.certificate) != bool(options.key):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bx.server.signatures import Keys
 
 HEALTH = f"{OWN}health"
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]*)?", re.IGNORECASE)  # without what only URLs may have
 
 
@@ -37,14 +37,13 @@ def guarded(answer: Answer, keys: Keys | None = None, name: str = "localhost") -
 
     def guarding(received: Received) -> Reply:
         try:
-            _check_origin(received, known=frozenset() if keys else LOOPBACK | {name.lower()})
+            _check_origin(received, known=() if keys else (*LOOPBACK, name.lower()))
             if keys and received.path != HEALTH:
                 now = dt.datetime.now(dt.UTC)
                 received.notes["region"] = signatures.verify(received, keys, now)
             else:
                 received.notes["region"] = signatures.region(received)
         except ClientError as refused:
-            received.notes["code"] = refused.response["Error"]["Code"]
             return wire.failure(refused)
         return answer(received)
 

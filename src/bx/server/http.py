@@ -97,6 +97,8 @@ class _Exchange:
         """Send the head of a reply, and its body where that is one piece."""
         request_id = reply.headers.get("x-amzn-RequestId") or str(uuid.uuid4())
         self.received.notes.update(status=reply.status, request_id=request_id)
+        if code := reply.headers.get("x-amzn-errortype", "").partition(":")[0]:
+            self.received.notes.setdefault("code", code)
         if not reply.status:
             return
         headers = {"x-amzn-RequestId": request_id, **reply.headers}
@@ -109,8 +111,7 @@ class _Exchange:
 
     async def watch(self, receive: Receive) -> None:
         """Wait for the client to hang up, and then let nobody work for it any more."""
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await _disconnected(receive)
         self.gone.set()
         self.leave(End.GONE)
 
@@ -145,8 +146,17 @@ class _Exchange:
         await self.gone.wait()
 
 
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 def _stopping() -> Reply:
     return wire.failure(error("ServiceUnavailableException", _STOPPING))
+
+
+def _throttled() -> Reply:
+    return wire.failure(error("ThrottlingException", _TOO_MANY))
 
 
 def _closing(message: str) -> Reply:
@@ -161,44 +171,42 @@ class _Turns:
     def __init__(self, free: int, queue: int) -> None:
         self._free = free
         self._queue = queue
-        self.waiting: collections.deque[asyncio.Future[bool]] = collections.deque()
+        self._waiting: collections.deque[asyncio.Future[bool]] = collections.deque()
 
     async def taken(self, gone: asyncio.Event) -> bool:
         """Wait for a turn; False where too many wait already, the server stops, or the client has gone."""
         if self._free:
             self._free -= 1
             return True
-        if len(self.waiting) >= self._queue:
+        if len(self._waiting) >= self._queue:
             return False
         turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.waiting.append(turn)
+        self._waiting.append(turn)
         leaving = asyncio.create_task(gone.wait())
+        used = False
         try:
             await asyncio.wait((turn, leaving), return_when=asyncio.FIRST_COMPLETED)
+            used = turn.done() and turn.result() and not gone.is_set()
         finally:
             leaving.cancel()
-            given = turn.done() and turn.result()
-            turn.cancel()
-            if given and gone.is_set():
+            if not turn.done():
+                self._waiting.remove(turn)  # who has left takes no place in the queue
+            elif turn.result() and not used:
                 self.free()
-        return given and not gone.is_set()
+        return used
 
     def free(self) -> None:
         """Give a turn to the next one."""
-        while self.waiting:
-            turn = self.waiting.popleft()
-            if not turn.done():
-                turn.set_result(True)
-                return
-        self._free += 1
+        if self._waiting:
+            self._waiting.popleft().set_result(True)
+        else:
+            self._free += 1
 
     def refuse(self) -> None:
         """Let nobody wait any more."""
         self._queue = 0
-        while self.waiting:
-            turn = self.waiting.popleft()
-            if not turn.done():
-                turn.set_result(False)
+        while self._waiting:
+            self._waiting.popleft().set_result(False)
 
 
 # ---- the application ------------------------------------------------------------------------------------------
@@ -242,9 +250,10 @@ class Application:
         except TimeoutError:
             received.notes["code"] = "Timeout"
             transport.abort()
+            await _disconnected(receive)  # before that, uvicorn would miss the rest of a reply, and say so
         finally:
             self.exchanges.discard(exchange)
-            self._done(received.notes)
+            self._done(dict(received.notes))  # a thread that still works for a client who has left may add to them
 
     def stop(self, grace: float) -> None:
         """Refuse what comes from now on; what runs has some seconds to finish, and is then ended."""
@@ -266,12 +275,11 @@ class Application:
         watching = asyncio.create_task(exchange.watch(receive))
         delivered = False
         try:
-            if not (exchange.own or await self._turns.taken(exchange.gone)):
-                throttled = wire.failure(error("ThrottlingException", _TOO_MANY))
-                await exchange.start(_stopping() if self._stopping else throttled)
-            else:
+            if exchange.own or await self._turns.taken(exchange.gone):
                 self._start(exchange, done=_nothing if exchange.own else self._turns.free)
                 await exchange.deliver()
+            elif not exchange.gone.is_set():
+                await exchange.start(_stopping() if self._stopping else _throttled())
             delivered = True
         finally:
             watching.cancel()
@@ -303,7 +311,7 @@ class Application:
         if size > most:
             return _closing(_TOO_LONG)
         if not room:  # its body was not kept: bodies of requests that cannot be answered must not fill the memory
-            return wire.failure(error("ThrottlingException", _TOO_MANY))
+            return _throttled()
         exchange.received = replace(exchange.received, body=b"".join(pieces))
         return None
 

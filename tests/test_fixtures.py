@@ -69,6 +69,11 @@ class Mine:
 # ---- the context manager --------------------------------------------------------------------------------------
 
 
+def test_an_engine_and_a_model_cannot_both_answer():
+    with pytest.raises(ValueError, match="cannot both answer"):
+        bx.serve(Echo(), model="echo")
+
+
 def test_an_engine_of_two_methods_answers_a_real_client_and_is_given_the_request_as_it_came():
     mine = Mine()
     with bx.serve(mine) as endpoint, contextlib.closing(client(endpoint)) as asking:
@@ -379,6 +384,7 @@ def test_the_marker_chooses_what_answers_and_how(project):
     project("""
 import bx
 from bx.engines.echo import Echo
+from bx.server.endpoint import CannotServe
 
 class Mine(Echo):
     def converse_stream(self, **request):

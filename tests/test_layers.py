@@ -138,9 +138,9 @@ ALLOWED = {
     "bx.server.bodies": {"bx.server.exchange", "bx.server.frames"},
     "bx.server.quotas": {"bx.converse", "bx.server.bodies", "bx.server.exchange"},
     "bx.server.effects": {
-        "bx.capabilities",
         "bx.converse",
         "bx.server.bodies",
+        "bx.server.control",
         "bx.server.exchange",
         "bx.server.frames",
         "bx.server.quotas",

@@ -192,7 +192,7 @@ def connect(running):
 def serve(running, connect):
     """Start a server: over echo, an engine, or routes."""
 
-    def start(engine=None, *, routes=None, read_timeout=WAIT, **options):
+    def start(engine=None, *, routes=None, read_timeout=6 * WAIT, **options):
         endpoint = Endpoint(routes, Options(**options)) if routes else bx.serve(engine, model="echo", **options)
         running.enter_context(endpoint)
         if endpoint.authority:

@@ -15,7 +15,7 @@ import pytest
 from bx.server import frames
 from bx.server.endpoint import Options, listening
 from bx.server.exchange import Act, Reply
-from bx.server.http import Limits, _Turns
+from bx.server.http import Application, Limits, _Turns
 from bx.server.running import Running
 
 PLAIN = {"Content-Type": "text/plain"}
@@ -29,7 +29,7 @@ class Server:
         self.listener = listening(Options())
         self.port = self.listener.getsockname()[1]
         self.notes = []
-        self.running = Running(answer, self.listener, limits=limits, done=self.notes.append)
+        self.running = Running(Application(answer, limits, done=self.notes.append), self.listener)
         self.running.start()
 
     def connection(self, timeout=WAIT):

@@ -87,6 +87,16 @@ def get_inference_profile(request: dict[str, Any], region: str = "") -> dict[str
     raise error("ResourceNotFoundException", _NO_PROFILE, operation="GetInferenceProfile")
 
 
+def arn(model_id: str, region: str = "") -> str:
+    """Return the ARN, in a region, of the profile or model that an id names; an ARN stays as it is."""
+    if model_id.startswith("arn:"):
+        return model_id
+    named = foundation.name(model_id)
+    if named and named.geo:
+        return f"arn:{_partition(region)}:bedrock:{region or DEFAULT_REGION}:{_ACCOUNT}:inference-profile/{model_id}"
+    return _arn(region or DEFAULT_REGION, model_id, region)
+
+
 OPERATIONS: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
     "ListFoundationModels": list_foundation_models,
     "GetFoundationModel": get_foundation_model,
@@ -155,13 +165,12 @@ def _profile(profile: Profile, region: str) -> dict[str, Any]:
     # A worldwide profile lists the caller's own region too.
     regions = [region or DEFAULT_REGION, ""] if geography.destinations == ("",) else geography.destinations
     since = _midnight(profile.model.released) if profile.model.released else _SINCE
-    at = f"{_partition(region)}:bedrock:{region or DEFAULT_REGION}:{_ACCOUNT}"
     return {
         "inferenceProfileName": profile.name,
         "description": f"Routes requests to {foundation.label(profile.model)} {_in_words(regions)}.",
         "createdAt": since,
         "updatedAt": since,
-        "inferenceProfileArn": f"arn:{at}:inference-profile/{profile.id}",
+        "inferenceProfileArn": arn(profile.id, region),
         "models": [{"modelArn": _arn(each, profile.model.id, region)} for each in regions],
         "inferenceProfileId": profile.id,
         "status": "ACTIVE",

@@ -29,8 +29,8 @@ from bx.converse import error
 from bx.server import recording, signatures, tls, wire
 from bx.server.admin import administered
 from bx.server.faults import Faults
-from bx.server.guard import HEALTH, LOOPBACK, guarded
-from bx.server.http import Limits
+from bx.server.guard import HEALTH, LOOPBACK, Guard
+from bx.server.http import Application, Limits
 from bx.server.running import Running
 from bx.server.service import Route, Service
 from bx.server.stats import Stats
@@ -158,13 +158,14 @@ class Endpoint:
         listener = listening(options)
         host = f"[{options.host}]" if ":" in options.host else options.host
         self.url = f"{'https' if context else 'http'}://{host}:{listener.getsockname()[1]}"
-        self._running = Running(
-            guarded(administered(answer, self.stats, self.faults), self.keys, options.host),
-            listener,
-            limits=options.limits,
-            tls=context,
+        guard = Guard(self.keys, options.host)
+        application = Application(
+            guard.around(administered(answer, self.stats, self.faults)),
+            options.limits,
             done=self._done,
+            refuses=guard.refuses,
         )
+        self._running = Running(application, listener, tls=context)
 
     @property
     def requests(self) -> list[Asked]:

@@ -38,6 +38,7 @@ _HEARD_OUT = 4  # times the limit that a body may have until the connection is d
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _TOO_LONG = "Input is too long for requested model."
 _TOO_MANY = "Too many requests, please wait before trying again."
+_NO_THREADS = "The server cannot start another thread. Try again later."
 _STOPPING = "The server is stopping. Try again later."
 
 
@@ -95,7 +96,8 @@ class _Exchange:
 
     async def start(self, reply: Reply) -> None:
         """Send the head of a reply, and its body where that is one piece."""
-        request_id = reply.headers.get("x-amzn-RequestId") or str(uuid.uuid4())
+        known = reply.headers.get("x-amzn-RequestId") or self.received.notes.get("request_id")
+        request_id = known or str(uuid.uuid4())
         self.received.notes.update(status=reply.status, request_id=request_id)
         if code := reply.headers.get("x-amzn-errortype", "").partition(":")[0]:
             self.received.notes.setdefault("code", code)
@@ -118,7 +120,10 @@ class _Exchange:
     def leave(self, end: End) -> None:
         """Stop the work on this exchange."""
         self.feed.close(end)
-        threading.Thread(target=self.received.hangup.happen, daemon=True).start()  # closing may take a while
+        try:
+            threading.Thread(target=self.received.hangup.happen, daemon=True).start()  # closing may take a while
+        except RuntimeError:  # no more threads
+            self.received.hangup.happen()
 
     async def _body(self, data: bytes, *, more: bool = True) -> None:
         self.received.notes.setdefault("first", time.monotonic())
@@ -219,13 +224,22 @@ class Application:
         answer: what answers.
         limits: what a client may ask.
         done: is told the notes of each exchange when it is over, in the event loop.
+        refuses: gives the reply to a request that is refused for its head alone.
     """
 
-    def __init__(self, answer: Answer, limits: Limits, done: Done) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        limits: Limits,
+        *,
+        done: Done = lambda _: None,
+        refuses: Callable[[Received], Reply | None] = lambda _: None,
+    ) -> None:
         self.exchanges: set[_Exchange] = set()
         self._answer = answer
-        self._limits = limits
+        self.limits = limits
         self._done = done
+        self._refuses = refuses
         self._turns = _Turns(limits.concurrent, limits.queue)
         self._workers = Workers()
         self._stopping = False
@@ -242,10 +256,10 @@ class Application:
         )
         received.notes.update(method=received.method, path=received.path, started=time.monotonic())
         feed, gone = Feed(asyncio.get_running_loop()), asyncio.Event()
-        exchange = _Exchange(send, transport, received, feed, gone, self._limits.idle)
+        exchange = _Exchange(send, transport, received, feed, gone, self.limits.idle)
         self.exchanges.add(exchange)
         try:
-            async with asyncio.timeout(self._limits.total):
+            async with asyncio.timeout(self.limits.total):
                 await self._exchange(exchange, receive)
         except TimeoutError:
             received.notes["code"] = "Timeout"
@@ -290,28 +304,30 @@ class Application:
         """Read the body into the exchange; returns the reply where it cannot be taken."""
         if self._stopping:
             return _stopping()
-        if sum(len(name) + len(value) for name, value in exchange.received.headers.items()) > self._limits.head:
+        if sum(len(name) + len(value) for name, value in exchange.received.headers.items()) > self.limits.head:
             return _closing("The headers of the request are too long.")
         pieces: list[bytes] = []
-        size, most = 0, self._limits.body
-        room = exchange.own or len(self.exchanges) <= self._limits.concurrent + self._limits.queue
-        async with asyncio.timeout(self._limits.idle) as patience:
+        size, most = 0, self.limits.body
+        refused = self._refuses(exchange.received)
+        if not (refused or exchange.own or len(self.exchanges) <= self.limits.concurrent + self.limits.queue):
+            refused = _throttled()
+        async with asyncio.timeout(self.limits.idle) as patience:
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     exchange.gone.set()
                     return None
-                patience.reschedule(asyncio.get_running_loop().time() + self._limits.idle)
+                patience.reschedule(asyncio.get_running_loop().time() + self.limits.idle)
                 size += len(message["body"])
-                if size <= most and room:
+                if size <= most and not refused:  # what cannot be answered must not fill the memory
                     pieces.append(message["body"])
                 # A client that is still sending would not read a reply: it is heard out for a while.
                 if not message["more_body"] or size > _HEARD_OUT * most:
                     break
         if size > most:
             return _closing(_TOO_LONG)
-        if not room:  # its body was not kept: bodies of requests that cannot be answered must not fill the memory
-            return _throttled()
+        if refused:
+            return refused
         exchange.received = replace(exchange.received, body=b"".join(pieces))
         return None
 
@@ -325,7 +341,11 @@ class Application:
                 with contextlib.suppress(RuntimeError):  # the loop has ended
                     loop.call_soon_threadsafe(done)
 
-        self._workers.start(run)
+        try:
+            self._workers.start(run)
+        except RuntimeError:
+            done()
+            exchange.feed.put(wire.failure(error("ServiceUnavailableException", _NO_THREADS)))
 
 
 def _nothing() -> None:

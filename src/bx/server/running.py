@@ -17,14 +17,11 @@ from typing import TYPE_CHECKING, Any
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from bx.server.http import Application
-
 if TYPE_CHECKING:
     import socket
     import ssl
 
-    from bx.server.exchange import Answer
-    from bx.server.http import Done, Limits
+    from bx.server.http import Application
 
 _log = logging.getLogger("bx.server")
 
@@ -93,23 +90,15 @@ class Running:
     """A server that runs in a thread of its own, until it is stopped.
 
     Args:
-        answer: what answers.
+        application: what answers.
         listener: a listening socket; the server closes it.
-        limits: what a client may ask.
         tls: what makes it https.
-        done: is told the notes of each exchange when it is over.
     """
 
     def __init__(
-        self,
-        answer: Answer,
-        listener: socket.socket,
-        *,
-        limits: Limits,
-        tls: ssl.SSLContext | None = None,
-        done: Done = lambda _: None,
+        self, application: Application, listener: socket.socket, *, tls: ssl.SSLContext | None = None
     ) -> None:
-        self.application = Application(answer, limits, done)
+        self.application = application
         config = Config(
             self.application,
             http=_protocol(),
@@ -120,8 +109,8 @@ class Running:
             proxy_headers=False,
             server_header=False,
             interface="asgi3",
-            timeout_keep_alive=limits.idle,  # type: ignore[arg-type] # seconds of any kind will do
-            h11_max_incomplete_event_size=limits.head,
+            timeout_keep_alive=application.limits.idle,  # type: ignore[arg-type] # seconds of any kind will do
+            h11_max_incomplete_event_size=application.limits.head,
         )
         config.load()
         config.ssl = tls

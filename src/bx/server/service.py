@@ -93,6 +93,7 @@ class Service:
         route, prepared, ignored = self._prepared(call, request, stream=False)
         if route.forward:
             response = route.engine.converse(**prepared)
+            _note_id(call, response)
         else:
             events = route.engine.converse_stream(**prepared)["stream"]
             with call.received.hangup.closes(getattr(events, "close", _nothing)):
@@ -103,7 +104,9 @@ class Service:
 
     def _events(self, call: Call, request: Request) -> tuple[Stream[Event], list[str]]:
         route, prepared, ignored = self._prepared(call, request, stream=True)
-        events = route.engine.converse_stream(**prepared)["stream"]
+        response = route.engine.converse_stream(**prepared)
+        _note_id(call, response)
+        events = response["stream"]
         close = getattr(events, "close", _nothing)
         return Stream(_noted(events, call, request), close), ignored
 
@@ -215,6 +218,12 @@ def _note(call: Call, response: Response) -> None:
         input_tokens=usage.get("inputTokens", 0),
         output_tokens=usage.get("outputTokens", 0),
     )
+
+
+def _note_id(call: Call, response: Response) -> None:
+    """Keep the request id that the service gave, where a request was forwarded to it: it is the reply's, too."""
+    if request_id := response.get("ResponseMetadata", {}).get("RequestId"):
+        call.received.notes["request_id"] = request_id
 
 
 def _told(reply: Reply, ignored: Sequence[str]) -> Reply:

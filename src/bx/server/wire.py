@@ -144,8 +144,11 @@ def failure(failed: ClientError) -> Reply:
     code = told.get("Code", "InternalServerException")
     if isinstance(failed, EventStreamError):
         code = code[:1].upper() + code[1:]
+    metadata = failed.response.get("ResponseMetadata", {})
     headers = {**_JSON, "x-amzn-errortype": f"{code}:{_CORAL}"}
-    status = failed.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or status_of(code)
+    if request_id := metadata.get("RequestId"):  # of the service, where the request was forwarded to it
+        headers["x-amzn-RequestId"] = request_id
+    status = metadata.get("HTTPStatusCode") or status_of(code)
     return Reply(status, headers, frames.dumped({"message": told.get("Message", ""), **_more(failed)}))
 
 

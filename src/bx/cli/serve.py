@@ -125,7 +125,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             endpoint.start()
             _announce(endpoint, options, terminal)
             stopped.wait()
-            terminal.note("stopping: running requests may finish; Ctrl-C ends them at once")
+            if endpoint.active:
+                terminal.note("stopping: running requests may finish; Ctrl-C ends them at once")
     finally:
         endpoint.stop()
         router.close()

@@ -152,7 +152,7 @@ class Endpoint:
         self._asked: collections.deque[Asked] = collections.deque(maxlen=options.keep)
         self._lock = threading.Lock()
         answer = answering(functools.partial(self._perform, perform=perform))
-        self.stats = Stats(lambda: len(self._running.application.exchanges))
+        self.stats = Stats(lambda: self.active)
         self.authority, context = _secured(options)
         self.keys = signatures.load(options.auth) if options.auth else None
         listener = listening(options)
@@ -175,6 +175,11 @@ class Endpoint:
         """
         with self._lock:
             return list(self._asked)
+
+    @property
+    def active(self) -> int:
+        """How many requests are under way."""
+        return len(self._running.application.exchanges)
 
     def start(self) -> Self:
         """Begin to serve."""

@@ -12,10 +12,14 @@ import functools
 import logging
 import threading
 import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
+import h11
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from bx.server import frames
 
 if TYPE_CHECKING:
     import socket
@@ -52,6 +56,19 @@ class _Http1(H11Protocol):
         super().connection_lost(exc)
         if self._deadline:
             self._deadline.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, with a request id as every reply has one."""
+        headers = [
+            ("Content-Type", "application/json"),
+            ("x-amzn-errortype", "ValidationException"),
+            ("x-amzn-RequestId", str(uuid.uuid4())),
+            ("Connection", "close"),
+        ]
+        head = h11.Response(status_code=400, reason=b"Bad Request", headers=headers)
+        for event in (head, h11.Data(data=frames.dumped({"message": msg})), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def _rearm(self) -> None:
         """Wait for the next head, however slowly it comes, only so long."""

@@ -35,7 +35,7 @@ from bx.engines.echo import Echo
 from bx.server import frames
 from bx.server.endpoint import Options, Route, answering, listening
 from bx.server.exchange import Act, Received, Reply
-from bx.server.http import Limits
+from bx.server.http import Application, Limits
 from bx.server.running import Running
 from bx.server.service import Service
 
@@ -194,7 +194,7 @@ class Scripted:
         self._surprises: list[BaseException] = []
         listener = listening(Options())
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self._running = Running(self._answer, listener, limits=Limits())
+        self._running = Running(Application(self._answer, Limits()), listener)
 
     def __enter__(self) -> Self:
         self._running.start()

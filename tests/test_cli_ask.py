@@ -464,7 +464,10 @@ def test_a_geography_that_was_not_chosen_is_told():
         (["--stream", "-q"], ""),
         (["-u"], "[tokens: 12 | input 5, output 7, cache read 3, cache write 0 | $0.00012 | 42 ms]\n"),
         (["-u", "--stream"], "[tokens: 12 | input 5, output 7, cache read 3, cache write 0 | $0.00012 | 42 ms]\n"),
-        (["-u", "-q", "--stream"], "[tokens: 12 | input 5, output 7, cache read 3, cache write 0 | $0.00012 | 42 ms]\n"),
+        (
+            ["-u", "-q", "--stream"],
+            "[tokens: 12 | input 5, output 7, cache read 3, cache write 0 | $0.00012 | 42 ms]\n",
+        ),
         (["-u", "-q"], "[tokens: 12 | input 5, output 7, cache read 3, cache write 0 | $0.00012 | 42 ms]\n"),
     ],
 )

@@ -147,7 +147,7 @@ def test_a_signal_stops_it_and_it_has_done_its_work(serve, number):
     server = serve("--grace", "0.5")
     code, printed = server.stop(number)
     assert (code, printed) == (0, "")
-    assert any("stopping" in line for line in server.lines)
+    assert not any("stopping" in line for line in server.lines), "nothing runs that could be waited for"
 
 
 def test_a_stream_under_way_ends_by_itself_within_the_grace(serve):
@@ -156,6 +156,7 @@ def test_a_stream_under_way_ends_by_itself_within_the_grace(serve):
         server.process.send_signal(signal.SIGTERM)
         assert [event for event in stream if "metadata" in event]
     assert server.ended()[0] == 0
+    assert any("stopping" in line for line in server.lines)
 
 
 def test_a_stream_that_outlasts_the_grace_ends_with_a_modelled_exception(serve):
@@ -421,6 +422,8 @@ def test_a_total_time_that_is_over_ends_the_request(serve):
     with pytest.raises(Exception, match=r"closed|reset|aborted|disconnected"):
         says(server.client())
     assert time.monotonic() - began < 20
+    assert server.stop() == (0, "")
+    assert not [line for line in server.lines if "ASGI" in line]
 
 
 def test_the_log_is_a_json_object_a_line_that_tells_what_happened(serve):

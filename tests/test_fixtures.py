@@ -69,6 +69,11 @@ class Mine:
 # ---- the context manager --------------------------------------------------------------------------------------
 
 
+def test_an_engine_and_a_model_cannot_both_answer():
+    with pytest.raises(ValueError, match="cannot both answer"):
+        bx.serve(Echo(), model="echo")
+
+
 def test_an_engine_of_two_methods_answers_a_real_client_and_is_given_the_request_as_it_came():
     mine = Mine()
     with bx.serve(mine) as endpoint, contextlib.closing(client(endpoint)) as asking:
@@ -273,6 +278,7 @@ def test_the_environment_is_filled_up_but_keys_and_regions_of_the_user_stay():
     assert filled["AWS_REGION"] == filled["AWS_DEFAULT_REGION"] == "eu-west-1"
     assert filled["no_proxy"] == "corp.example,127.0.0.1"
     assert "no_proxy" not in config.pointed(url, {"no_proxy": "*"})
+    assert config.pointed("http://localhost:1", {})["no_proxy"] == "localhost"
 
 
 # ---- the plugin -----------------------------------------------------------------------------------------------
@@ -378,6 +384,7 @@ def test_the_marker_chooses_what_answers_and_how(project):
     project("""
 import bx
 from bx.engines.echo import Echo
+from bx.server.endpoint import CannotServe
 
 class Mine(Echo):
     def converse_stream(self, **request):

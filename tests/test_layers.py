@@ -138,9 +138,9 @@ ALLOWED = {
     "bx.server.bodies": {"bx.server.exchange", "bx.server.frames"},
     "bx.server.quotas": {"bx.converse", "bx.server.bodies", "bx.server.exchange"},
     "bx.server.effects": {
-        "bx.capabilities",
         "bx.converse",
         "bx.server.bodies",
+        "bx.server.control",
         "bx.server.exchange",
         "bx.server.frames",
         "bx.server.quotas",
@@ -189,7 +189,7 @@ ALLOWED = {
     },
     "bx.server.workers": set(),
     "bx.server.http2": set(),
-    "bx.server.running": {"bx.server.exchange", "bx.server.http", "bx.server.http2"},
+    "bx.server.running": {"bx.server.frames", "bx.server.http", "bx.server.http2"},
     "bx.server.check": {"bx.capabilities", "bx.converse", "bx.foundation"},
     "bx.server.endpoint": {
         "bx.converse",

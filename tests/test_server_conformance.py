@@ -192,8 +192,12 @@ def connect(running):
 def serve(running, connect):
     """Start a server: over echo, an engine, or routes."""
 
-    def start(engine=None, *, routes=None, read_timeout=WAIT, **options):
-        endpoint = Endpoint(routes, Options(**options)) if routes else bx.serve(engine, model="echo", **options)
+    def start(engine=None, *, routes=None, read_timeout=6 * WAIT, **options):
+        endpoint = (
+            Endpoint(routes, Options(**options))
+            if routes
+            else bx.serve(engine, model=None if engine else "echo", **options)
+        )
         running.enter_context(endpoint)
         if endpoint.authority:
             return Served(endpoint, None, None)

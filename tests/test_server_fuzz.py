@@ -137,7 +137,8 @@ def server(request, tmp_path_factory):
     kind = getattr(request, "param", "lenient")
     record = tmp_path_factory.mktemp("recordings") if kind == "recording" else None
     engine = None if kind == "lenient" else Willing()
-    with bx.serve(engine, model="echo", strict=kind == "strict", record=record) as running:
+    model = None if engine else "echo"
+    with bx.serve(engine, model=model, strict=kind == "strict", record=record) as running:
         yield running
 
 

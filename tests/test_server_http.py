@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -14,7 +15,7 @@ import pytest
 from bx.server import frames
 from bx.server.endpoint import Options, listening
 from bx.server.exchange import Act, Reply
-from bx.server.http import Limits
+from bx.server.http import Application, Limits, _Turns
 from bx.server.running import Running
 
 PLAIN = {"Content-Type": "text/plain"}
@@ -28,7 +29,7 @@ class Server:
         self.listener = listening(Options())
         self.port = self.listener.getsockname()[1]
         self.notes = []
-        self.running = Running(answer, self.listener, limits=limits, done=self.notes.append)
+        self.running = Running(Application(answer, limits, done=self.notes.append), self.listener)
         self.running.start()
 
     def connection(self, timeout=WAIT):
@@ -286,7 +287,9 @@ def test_what_is_no_http_is_refused(serve, line):
     with serve(echo).raw() as client:
         client.sendall(line)
         client.shutdown(socket.SHUT_WR)
-        assert client.recv(1000)[:12] in (b"HTTP/1.1 400", b"")
+        refused = b"".join(iter(lambda: client.recv(1000), b""))
+    assert refused[:12] in (b"HTTP/1.1 400", b"")
+    assert not refused or (b"x-amzn-RequestId" in refused and b'{"message":' in refused)
 
 
 def test_more_requests_than_can_be_answered_wait_and_more_than_can_wait_are_throttled(serve):
@@ -352,6 +355,68 @@ def test_a_client_that_gives_up_waiting_leaves_its_turn_to_the_next(serve):
     gate.set()
     first.join(WAIT)
     assert server.ask()[0] == 200
+
+
+def test_a_client_that_has_given_up_takes_no_place_in_the_queue(serve):
+    gate, began = threading.Event(), threading.Event()
+
+    def wait(received):
+        began.set()
+        assert gate.wait(WAIT)
+        return echo(received)
+
+    server, results = serve(wait, concurrent=1, queue=1), []
+    threads = [threading.Thread(target=lambda: results.append(server.ask()[0])) for _ in range(2)]
+    threads[0].start()
+    assert began.wait(WAIT)
+    with server.raw() as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        assert eventually(lambda: len(server.running.application.exchanges) == 2)
+    assert eventually(lambda: server.notes)
+    assert "status" not in server.notes[0]  # nobody was there to be told one
+    threads[1].start()
+    assert eventually(lambda: len(server.running.application.exchanges) == 2)
+    gate.set()
+    for thread in threads:
+        thread.join(WAIT)
+    assert results == [200, 200]
+
+
+def test_a_turn_that_is_given_in_the_moment_when_the_time_is_up_is_not_lost():
+    async def scenario():
+        turns, gone = _Turns(1, 1), asyncio.Event()
+        assert await turns.taken(gone)
+        waiting = asyncio.create_task(turns.taken(gone))
+        await asyncio.sleep(0)
+        turns.free()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        return await asyncio.wait_for(turns.taken(gone), 1)
+
+    assert asyncio.run(scenario())
+
+
+def test_what_the_server_refuses_itself_is_noted_with_its_error(serve):
+    gate = threading.Event()
+
+    def wait(received):
+        assert gate.wait(WAIT)
+        return echo(received)
+
+    server = serve(wait, concurrent=1, queue=0, body=100)
+    first = threading.Thread(target=server.ask)
+    first.start()
+    assert eventually(lambda: len(server.running.application.exchanges) == 1)
+    server.ask()
+    server.ask(body=b"x" * 101)
+    assert eventually(lambda: len(server.notes) == 2)
+    gate.set()
+    first.join(WAIT)
+    assert [(notes["status"], notes["code"]) for notes in server.notes[:2]] == [
+        (429, "ThrottlingException"),
+        (400, "ValidationException"),
+    ]
 
 
 def test_a_stop_lets_what_runs_finish_within_its_grace(serve):

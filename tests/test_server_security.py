@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import re
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from botocore.auth import SigV4Auth
@@ -46,6 +48,11 @@ def locked(tmp_path):
     )
     with bx.serve(model="echo", auth=file) as running:
         yield running
+
+
+def memory():
+    """The bytes that this process, with the servers in it, has in use."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 def port(server):
@@ -416,3 +423,18 @@ def test_bodies_of_requests_for_which_there_is_no_room_are_not_kept():
         assert "Too many requests" in json.loads(body)["message"]
         client.sendall(BODY[5:])
         assert client.recv(12) == b"HTTP/1.1 200"
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="looks into /proc")
+def test_bodies_of_who_is_refused_for_the_head_alone_are_not_kept(locked):
+    body = b"x" * (24 * 1024 * 1024)
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body) + 1}\r\n\r\n".encode()
+    before = memory()
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port(locked)), timeout=WAIT))
+            client.sendall(head)
+            client.sendall(body)
+        assert memory() - before < 2 * len(body), "of the four that were sent"
+        client.sendall(b"x")
+        assert b"Missing Authentication Token" in client.recv(10_000)

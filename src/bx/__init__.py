@@ -198,7 +198,7 @@ def engine(
     return Named(ladder, catalogue)
 
 
-def serve(engine: Engine | None = None, *, model: str = "local", strict: bool = True, **options: Any) -> Endpoint:
+def serve(engine: Engine | None = None, *, model: str | None = None, strict: bool = True, **options: Any) -> Endpoint:
     """Make a Bedrock on this machine: any AWS SDK can be pointed at its `url` while its context lasts.
 
         with bx.serve(model="echo") as endpoint:
@@ -206,7 +206,7 @@ def serve(engine: Engine | None = None, *, model: str = "local", strict: bool = 
 
     Args:
         engine: what answers every model id, given the requests as they come; else `model` does.
-        model: the name of the model that stands in for all model ids, such as `local` or `echo`.
+        model: the name of the model that stands in for all model ids: `local`, if it is not given, or `echo`.
         strict: whether a request is held to what the model takes that it names, and refused in its words.
         options: `port` (default: a free one), `faults`, `seed`, `record`, `replay`, ...: see
             `bx.server.endpoint.Options`.
@@ -221,16 +221,19 @@ def serve(engine: Engine | None = None, *, model: str = "local", strict: bool = 
     from bx.server import check_installed
 
     check_installed()
-    from bx.server.endpoint import Endpoint, Route
+    from bx.server.endpoint import CannotServe, Endpoint, Route
     from bx.server.endpoint import options as made
 
+    if engine is not None and model is not None:
+        raise CannotServe("An engine and a model cannot both answer", "Give one of them")
     if engine is not None:
         return Endpoint([Route("*", engine, strict=strict, forward=True)], made(**options))
     from bx import config
     from bx.catalogue import Catalogue, UnknownModel
+    from bx.engines import is_ours
 
-    resolved = Catalogue(config.load().models).resolve(model).id
-    if resolved.partition(":")[0] not in ("local", "echo"):
+    resolved = Catalogue(config.load().models).resolve(model or "local").id
+    if not is_ours(resolved):
         message = f"{model!r} is a model of Amazon Bedrock, and cannot stand in for others"
         raise UnknownModel(message, "Choose local or echo, or forward all requests: bx.serve(bx.engine())")
     return Endpoint([Route("*", _embedded(), resolved, strict=strict)], made(**options))

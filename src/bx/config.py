@@ -222,6 +222,8 @@ def pointed(url: str, environ: Mapping[str, str] | None = None) -> dict[str, str
 
     Keys that no service accepts, and a region, are among them where there are none.
     """
+    from urllib.parse import urlsplit
+
     environ = os.environ if environ is None else environ
     variables: dict[str, str | None] = dict.fromkeys(_POINTING, url)
     variables |= dict.fromkeys(("AWS_BEARER_TOKEN_BEDROCK", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"))
@@ -231,7 +233,7 @@ def pointed(url: str, environ: Mapping[str, str] | None = None) -> dict[str, str
     variables |= {name: environ.get(name) or region for name in ("AWS_REGION", "AWS_DEFAULT_REGION")}
     direct = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
     if direct != "*":
-        variables |= dict.fromkeys(("no_proxy", "NO_PROXY"), f"{direct},127.0.0.1".lstrip(","))
+        variables |= dict.fromkeys(("no_proxy", "NO_PROXY"), f"{direct},{urlsplit(url).hostname}".lstrip(","))
     return variables
 
 

@@ -81,4 +81,5 @@ def _made(request: pytest.FixtureRequest, given: dict[str, Any]) -> Endpoint:
     from bx.server.endpoint import PATHS
 
     paths = {name: request.path.parent / str(given[name]) for name in PATHS if given.get(name)}
-    return bx.serve(**{"model": "echo", **given, **paths})
+    answering = {} if "engine" in given else {"model": "echo"}
+    return bx.serve(**{**answering, **given, **paths})

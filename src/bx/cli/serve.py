@@ -16,13 +16,18 @@ from bx.cli.ask import model_names
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from bx.cli.terminal import Terminal
     from bx.converse import Engine
     from bx.engines import Router
     from bx.server.endpoint import Endpoint, Options, Route
 
-_EPILOG = """\
+_PORT = 4567
+_ANY_KEYS = (
+    "export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1"
+)
+_EPILOG = f"""\
 examples:
   bx serve                                             every model id is answered by the embedded model
   bx serve --model echo                                ... by an echo: at once, and the same each time
@@ -33,19 +38,16 @@ examples:
   bx serve --check                                     does every operation answer?
 
 Point an SDK at it; it wants some keys and a region, and any will do:
-  export AWS_ENDPOINT_URL_BEDROCK_RUNTIME=http://127.0.0.1:4567 AWS_ENDPOINT_URL_BEDROCK=http://127.0.0.1:4567
-  export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1
+  export AWS_ENDPOINT_URL_BEDROCK_RUNTIME=http://127.0.0.1:{_PORT} AWS_ENDPOINT_URL_BEDROCK=http://127.0.0.1:{_PORT}
+  {_ANY_KEYS}
 """
-_PORT = 4567
 _ANYONE = ("bx", "bx", "")  # a server without keys looks at no signature
-_ANY_KEYS = (
-    "export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1"
-)
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _WARMING = "Say hi."
 _MOST_LINES = 10_000  # of the log that may wait for a reader who does not read
 _READING = 1  # seconds that its reader has for the rest of it, when the server has stopped
-_BEARER = "An API key is only sent over https: AWS's SDKs refuse this http address while {} is set"
+_BEARER = (
+    "An API key is only sent over https: AWS's SDKs refuse this http address while AWS_BEARER_TOKEN_BEDROCK is set"
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +129,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             endpoint.start()
             _announce(endpoint, options, terminal)
             stopped.wait()
-            terminal.note("stopping: running requests may finish; Ctrl-C ends them at once")
+            if endpoint.active:
+                terminal.note("stopping: running requests may finish; Ctrl-C ends them at once")
     except KeyboardInterrupt:  # the second one, before the first was heeded
         endpoint.stop(grace=0)
         raise
@@ -180,18 +183,15 @@ def _routes(options: argparse.Namespace, engine: Engine) -> list[Route]:
 
 def _route(pattern: str, name: str, options: argparse.Namespace, engine: Engine) -> Route:
     from bx.catalogue import Catalogue
+    from bx.engines import is_ours
     from bx.server.endpoint import Route
 
     if name == "bedrock":
         return Route(pattern, engine, strict=False, forward=True)
     model_id = Catalogue(options.models, options.geo).resolve(name).id
-    if not _is_ours(model_id):  # it is the service itself that knows what it takes
+    if not is_ours(model_id):  # it is the service itself that knows what it takes
         return Route(pattern, engine, model_id, strict=False, forward=True)
     return Route(pattern, engine, model_id, strict=not options.lenient)
-
-
-def _is_ours(model_id: str) -> bool:
-    return model_id.partition(":")[0] in ("local", "echo")
 
 
 def _options(options: argparse.Namespace) -> Options:
@@ -239,10 +239,11 @@ def _check_upstream(endpoint: Endpoint, routes: list[Route], options: argparse.N
     from urllib.parse import urlsplit
 
     from bx import config
+    from bx.server.guard import LOOPBACK
 
     upstream = urlsplit(config.endpoint(vars(options)))
     ours = urlsplit(endpoint.url)
-    same = upstream.port == ours.port and upstream.hostname in (ours.hostname, *_LOOPBACK)
+    same = upstream.port == ours.port and upstream.hostname in (ours.hostname, *LOOPBACK)
     if same and any(route.forward for route in routes):
         fix = "Unset AWS_ENDPOINT_URL_BEDROCK_RUNTIME and AWS_ENDPOINT_URL here, or name the upstream: --endpoint-url"
         raise UsageError(f"The upstream is this server itself ({endpoint.url})", fix)
@@ -271,12 +272,12 @@ def _announce(endpoint: Endpoint, options: argparse.Namespace, terminal: Termina
         trusted = shlex.quote(str(endpoint.authority.absolute()))  # the SDK may run in another folder
         lines.append(f"export AWS_CA_BUNDLE={trusted} NODE_EXTRA_CA_CERTS={trusted}")
     terminal.note("\n    ".join(lines))
-    if not url.startswith("https"):
-        if endpoint.keys and endpoint.keys.has_bearers:
-            terminal.note(_BEARER.format("AWS_BEARER_TOKEN_BEDROCK"), "Add --self-signed DIR")
-        elif config.has_api_key():
-            fix = "Unset it where the SDK runs, or add --self-signed DIR"
-            terminal.note(_BEARER.format("AWS_BEARER_TOKEN_BEDROCK"), fix)
+    if url.startswith("https"):
+        return
+    if endpoint.keys and endpoint.keys.has_bearers:
+        terminal.note(_BEARER, "Add --self-signed DIR")
+    elif config.has_api_key():
+        terminal.note(_BEARER, "Unset it where the SDK runs, or add --self-signed DIR")
 
 
 def _prove(endpoint: Endpoint, terminal: Terminal) -> int:
@@ -308,25 +309,26 @@ def _list_faults(terminal: Terminal) -> int:
     return 0
 
 
-class _stopping:  # noqa: N801 # it is used as a function is
-    """Yields what is set by the first SIGINT or SIGTERM; the second one interrupts as usual."""
+@contextlib.contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """Yield what is set by the first SIGINT or SIGTERM; the second one interrupts as usual."""
+    stopped = threading.Event()
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
 
-    def __enter__(self) -> threading.Event:
-        stopped = threading.Event()
+    def restore() -> None:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
-        def stop(*_: Any) -> None:
-            stopped.set()
-            self._restore()
+    def stop(*_: Any) -> None:
+        stopped.set()
+        restore()
 
-        self._before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
-        return stopped
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        for each, before in self._before.items():
-            signal.signal(each, before)
+    for each in before:
+        signal.signal(each, stop)
+    try:
+        yield stopped
+    finally:
+        restore()
 
 
 def _log(options: argparse.Namespace, terminal: Terminal) -> _Log | None:

@@ -24,6 +24,11 @@ _ENGINES = {
 _BEDROCK = ("bx.engines.bedrock", "Bedrock")
 
 
+def is_ours(model_id: str) -> bool:
+    """Whether an engine that runs here answers for a model id; else Amazon Bedrock does."""
+    return _scheme(model_id) in _ENGINES
+
+
 class Router:
     """An engine over all engines, made and kept as they are needed.
 
@@ -57,10 +62,13 @@ class Router:
                 close()
 
     def _engine(self, request: dict[str, Any]) -> Engine:
-        scheme = str(request.get("modelId", "")).split(":", 1)[0]
-        module, name = key = _ENGINES.get(scheme, _BEDROCK)
+        module, name = key = _ENGINES.get(_scheme(str(request.get("modelId", ""))), _BEDROCK)
         with self._lock:
             if key not in self._engines:
                 made = getattr(import_module(module), name)(**self._arguments.get(key, {}))
                 self._engines[key] = made
             return self._engines[key]
+
+
+def _scheme(model_id: str) -> str:
+    return model_id.partition(":")[0]

@@ -6,7 +6,6 @@ What there is stands in `foundation.toml`. Members and answers are in boto3's sp
 from __future__ import annotations
 
 import base64
-import binascii
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,6 @@ from bx.converse import error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    from botocore.exceptions import ClientError
 
     from bx.foundation import Model, Profile
 
@@ -106,6 +103,16 @@ def get_foundation_model_availability(request: dict[str, Any], region: str = "")
     }
 
 
+def arn(model_id: str, region: str = "") -> str:
+    """Return the ARN, in a region, of the profile or model that an id names; an ARN stays as it is."""
+    if model_id.startswith("arn:"):
+        return model_id
+    named = foundation.name(model_id)
+    if named and named.geo:
+        return f"arn:{_partition(region)}:bedrock:{region or DEFAULT_REGION}:{_ACCOUNT}:inference-profile/{model_id}"
+    return _arn(region or DEFAULT_REGION, model_id, region)
+
+
 OPERATIONS: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
     "ListFoundationModels": list_foundation_models,
     "GetFoundationModel": get_foundation_model,
@@ -139,15 +146,12 @@ def _inference_types(model: Model, region: str) -> list[str]:
 def _start(token: str) -> int:
     try:
         start = int(base64.urlsafe_b64decode(token.encode()).decode())
-    except (ValueError, binascii.Error):
+    except ValueError:
         start = -1
     if start < 0:
-        raise _invalid_token()
+        message = "The provided nextToken is invalid."
+        raise error("ValidationException", message, operation="ListInferenceProfiles")
     return start
-
-
-def _invalid_token() -> ClientError:
-    return error("ValidationException", "The provided nextToken is invalid.", operation="ListInferenceProfiles")
 
 
 # ---- as the service spells it ---------------------------------------------------------------------------------
@@ -178,13 +182,12 @@ def _profile(profile: Profile, region: str) -> dict[str, Any]:
     # A worldwide profile lists the caller's own region too.
     regions = [region or DEFAULT_REGION, ""] if geography.destinations == ("",) else geography.destinations
     since = _midnight(profile.model.released) if profile.model.released else _SINCE
-    at = f"{_partition(region)}:bedrock:{region or DEFAULT_REGION}:{_ACCOUNT}"
     return {
         "inferenceProfileName": profile.name,
         "description": f"Routes requests to {foundation.label(profile.model)} {_in_words(regions)}.",
         "createdAt": since,
         "updatedAt": since,
-        "inferenceProfileArn": f"arn:{at}:inference-profile/{profile.id}",
+        "inferenceProfileArn": arn(profile.id, region),
         "models": [{"modelArn": _arn(each, profile.model.id, region)} for each in regions],
         "inferenceProfileId": profile.id,
         "status": "ACTIVE",

@@ -15,9 +15,8 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bx import capabilities
 from bx.converse import Stream, error
-from bx.server import bodies, frames, wire
+from bx.server import bodies, control, frames, wire
 from bx.server.exchange import Act, Reply
 from bx.server.quotas import Measures, Quota
 
@@ -35,7 +34,6 @@ Effect = Callable[["Call", "Perform", _Strike], Reply]
 _Plain = Callable[[Fault, "Call", "Perform"], Reply]
 
 _GONE = Reply(0, {}, [Act.HANGUP])
-_DEFAULT_REGION = "us-east-1"
 
 
 def made(fault: Fault, facts: Mapping[str, Any], measures: Measures) -> Effect:
@@ -104,12 +102,7 @@ def _failed(facts: Mapping[str, Any], fault: Fault, call: Call) -> ClientError:
 def _resource(call: Call) -> str:
     """Return the ARN of what a request is about."""
     model = str(call.request.get("modelId") or "*")
-    region = call.received.notes.get("region") or _DEFAULT_REGION
-    if model == "*" or model.startswith("arn:"):
-        return model
-    if capabilities.base(model) != model:
-        return f"arn:aws:bedrock:{region}:000000000000:inference-profile/{model}"
-    return f"arn:aws:bedrock:{region}::foundation-model/{model}"
+    return model if model == "*" else control.arn(model, call.received.notes.get("region", ""))
 
 
 def _kinds(operation: str) -> Mapping[str, Any]:

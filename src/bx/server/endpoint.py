@@ -29,8 +29,8 @@ from bx.converse import error
 from bx.server import recording, signatures, tls, wire
 from bx.server.admin import administered
 from bx.server.faults import Faults
-from bx.server.guard import HEALTH, guarded
-from bx.server.http import Limits
+from bx.server.guard import HEALTH, LOOPBACK, Guard
+from bx.server.http import Application, Limits
 from bx.server.running import Running
 from bx.server.service import Route, Service
 from bx.server.stats import Stats
@@ -152,19 +152,20 @@ class Endpoint:
         self._asked: collections.deque[Asked] = collections.deque(maxlen=options.keep)
         self._lock = threading.Lock()
         answer = answering(functools.partial(self._perform, perform=perform))
-        self.stats = Stats(lambda: len(self._running.application.exchanges))
+        self.stats = Stats(lambda: self.active)
         self.authority, context = _secured(options)
         self.keys = signatures.load(options.auth) if options.auth else None
         listener = listening(options)
         host = f"[{options.host}]" if ":" in options.host else options.host
         self.url = f"{'https' if context else 'http'}://{host}:{listener.getsockname()[1]}"
-        self._running = Running(
-            guarded(administered(answer, self.stats, self.faults), self.keys, options.host),
-            listener,
-            limits=options.limits,
-            tls=context,
+        guard = Guard(self.keys, options.host)
+        application = Application(
+            guard.around(administered(answer, self.stats, self.faults)),
+            options.limits,
             done=self._done,
+            refuses=guard.refuses,
         )
+        self._running = Running(application, listener, tls=context)
 
     @property
     def requests(self) -> list[Asked]:
@@ -174,6 +175,11 @@ class Endpoint:
         """
         with self._lock:
             return list(self._asked)
+
+    @property
+    def active(self) -> int:
+        """How many requests are under way."""
+        return len(self._running.application.exchanges)
 
     def start(self) -> Self:
         """Begin to serve."""
@@ -209,15 +215,12 @@ def answering(perform: Perform) -> Answer:
         try:
             call: Call | None = wire.parse(received)
             if call is None:
-                received.notes["code"] = "UnknownOperationException"
                 return wire.UNKNOWN
             received.notes["operation"] = call.operation
             return perform(call)
         except ClientError as failed:
-            received.notes["code"] = failed.response["Error"]["Code"]
             return wire.failure(failed)
         except RecursionError:
-            received.notes["code"] = "ValidationException"
             return wire.failure(error("ValidationException", "The request is nested too deeply"))
 
     return answer
@@ -226,7 +229,7 @@ def answering(perform: Perform) -> Answer:
 def _secured(options: Options) -> tuple[Path | None, ssl.SSLContext | None]:
     """Return the authority to be trusted, where one was made, and what makes the server speak https."""
     if options.self_signed:
-        hosts = list(dict.fromkeys([options.host, "localhost", "127.0.0.1", "::1"]))
+        hosts = list(dict.fromkeys([options.host, *LOOPBACK]))
         certificate, key, authority = tls.self_signed(options.self_signed, hosts)
         return authority, tls.context(certificate, key)
     if bool(options.certificate) != bool(options.key):

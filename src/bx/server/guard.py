@@ -1,4 +1,4 @@
-"""Who may ask: a wrapper of an `Answer` that refuses web pages of other sites, and who cannot show a key.
+"""Who may ask: web pages of other sites may not, nor who cannot show a key.
 
 A page on another site can have a browser send requests to a server on the user's machine. The browser tells so in the
 headers Host, Origin and Sec-Fetch-Site, which no SDK sends otherwise.
@@ -23,32 +23,54 @@ if TYPE_CHECKING:
     from bx.server.signatures import Keys
 
 HEALTH = f"{OWN}health"
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]*)?", re.IGNORECASE)  # without what only URLs may have
 
 
-def guarded(answer: Answer, keys: Keys | None = None, name: str = "localhost") -> Answer:
-    """Refuse what web pages send and, where there are keys, what is not signed with one of them.
+class Guard:
+    """Refuses what web pages send and, where there are keys, what is not signed with one of them.
 
     Without keys, every signature will do, but the server may only be called by a name of the loopback, or by the one
     that it listens on: a page that gave its own name this machine's address would get no further. With keys it could
     not sign.
+
+    Args:
+        keys: those of which one is needed.
+        name: what the server listens on.
     """
 
-    def guarding(received: Received) -> Reply:
-        try:
-            _check_origin(received, known=frozenset() if keys else LOOPBACK | {name.lower()})
-            if keys and received.path != HEALTH:
-                now = dt.datetime.now(dt.UTC)
-                received.notes["region"] = signatures.verify(received, keys, now)
-            else:
-                received.notes["region"] = signatures.region(received)
-        except ClientError as refused:
-            received.notes["code"] = refused.response["Error"]["Code"]
-            return wire.failure(refused)
-        return answer(received)
+    def __init__(self, keys: Keys | None = None, name: str = "localhost") -> None:
+        self._keys = keys
+        self._names = () if keys else (*LOOPBACK, name.lower())
 
-    return guarding
+    def refuses(self, received: Received) -> Reply | None:
+        """Return the reply to a request of which the head alone is enough to refuse it: its body need not be kept."""
+        try:
+            _check_origin(received, self._names)
+            if self._keys and received.path != HEALTH:
+                signatures.claimed(received, self._keys, _now())
+        except ClientError as refused:
+            return wire.failure(refused)
+        return None
+
+    def around(self, answer: Answer) -> Answer:
+        """Let an `Answer` have what is signed as it should be; `refuses` has looked at the rest."""
+
+        def guarding(received: Received) -> Reply:
+            try:
+                if self._keys and received.path != HEALTH:
+                    received.notes["region"] = signatures.verify(received, self._keys, _now())
+                else:
+                    received.notes["region"] = signatures.region(received)
+            except ClientError as refused:
+                return wire.failure(refused)
+            return answer(received)
+
+        return guarding
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
 
 
 def _check_origin(received: Received, known: Collection[str]) -> None:

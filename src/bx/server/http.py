@@ -38,6 +38,7 @@ _HEARD_OUT = 4  # times the limit that a body may have until the connection is d
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _TOO_LONG = "Input is too long for requested model."
 _TOO_MANY = "Too many requests, please wait before trying again."
+_NO_THREADS = "The server cannot start another thread. Try again later."
 _STOPPING = "The server is stopping. Try again later."
 
 
@@ -95,8 +96,11 @@ class _Exchange:
 
     async def start(self, reply: Reply) -> None:
         """Send the head of a reply, and its body where that is one piece."""
-        request_id = reply.headers.get("x-amzn-RequestId") or str(uuid.uuid4())
+        known = reply.headers.get("x-amzn-RequestId") or self.received.notes.get("request_id")
+        request_id = known or str(uuid.uuid4())
         self.received.notes.update(status=reply.status, request_id=request_id)
+        if code := reply.headers.get("x-amzn-errortype", "").partition(":")[0]:
+            self.received.notes.setdefault("code", code)
         if not reply.status:
             return
         headers = {"x-amzn-RequestId": request_id, **reply.headers}
@@ -109,15 +113,17 @@ class _Exchange:
 
     async def watch(self, receive: Receive) -> None:
         """Wait for the client to hang up, and then let nobody work for it any more."""
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await _disconnected(receive)
         self.gone.set()
         self.leave(End.GONE)
 
     def leave(self, end: End) -> None:
         """Stop the work on this exchange."""
         self.feed.close(end)
-        threading.Thread(target=self.received.hangup.happen, daemon=True).start()  # closing may take a while
+        try:
+            threading.Thread(target=self.received.hangup.happen, daemon=True).start()  # closing may take a while
+        except RuntimeError:  # no more threads
+            self.received.hangup.happen()
 
     async def _body(self, data: bytes, *, more: bool = True) -> None:
         self.received.notes.setdefault("first", time.monotonic())
@@ -145,8 +151,17 @@ class _Exchange:
         await self.gone.wait()
 
 
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 def _stopping() -> Reply:
     return wire.failure(error("ServiceUnavailableException", _STOPPING))
+
+
+def _throttled() -> Reply:
+    return wire.failure(error("ThrottlingException", _TOO_MANY))
 
 
 def _closing(message: str) -> Reply:
@@ -161,44 +176,42 @@ class _Turns:
     def __init__(self, free: int, queue: int) -> None:
         self._free = free
         self._queue = queue
-        self.waiting: collections.deque[asyncio.Future[bool]] = collections.deque()
+        self._waiting: collections.deque[asyncio.Future[bool]] = collections.deque()
 
     async def taken(self, gone: asyncio.Event) -> bool:
         """Wait for a turn; False where too many wait already, the server stops, or the client has gone."""
         if self._free:
             self._free -= 1
             return True
-        if len(self.waiting) >= self._queue:
+        if len(self._waiting) >= self._queue:
             return False
         turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.waiting.append(turn)
+        self._waiting.append(turn)
         leaving = asyncio.create_task(gone.wait())
+        used = False
         try:
             await asyncio.wait((turn, leaving), return_when=asyncio.FIRST_COMPLETED)
+            used = turn.done() and turn.result() and not gone.is_set()
         finally:
             leaving.cancel()
-            given = turn.done() and turn.result()
-            turn.cancel()
-            if given and gone.is_set():
+            if not turn.done():
+                self._waiting.remove(turn)  # who has left takes no place in the queue
+            elif turn.result() and not used:
                 self.free()
-        return given and not gone.is_set()
+        return used
 
     def free(self) -> None:
         """Give a turn to the next one."""
-        while self.waiting:
-            turn = self.waiting.popleft()
-            if not turn.done():
-                turn.set_result(True)
-                return
-        self._free += 1
+        if self._waiting:
+            self._waiting.popleft().set_result(True)
+        else:
+            self._free += 1
 
     def refuse(self) -> None:
         """Let nobody wait any more."""
         self._queue = 0
-        while self.waiting:
-            turn = self.waiting.popleft()
-            if not turn.done():
-                turn.set_result(False)
+        while self._waiting:
+            self._waiting.popleft().set_result(False)
 
 
 # ---- the application ------------------------------------------------------------------------------------------
@@ -211,13 +224,22 @@ class Application:
         answer: what answers.
         limits: what a client may ask.
         done: is told the notes of each exchange when it is over, in the event loop.
+        refuses: gives the reply to a request that is refused for its head alone.
     """
 
-    def __init__(self, answer: Answer, limits: Limits, done: Done) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        limits: Limits,
+        *,
+        done: Done = lambda _: None,
+        refuses: Callable[[Received], Reply | None] = lambda _: None,
+    ) -> None:
         self.exchanges: set[_Exchange] = set()
         self._answer = answer
-        self._limits = limits
+        self.limits = limits
         self._done = done
+        self._refuses = refuses
         self._turns = _Turns(limits.concurrent, limits.queue)
         self._workers = Workers()
         self._stopping = False
@@ -234,17 +256,18 @@ class Application:
         )
         received.notes.update(method=received.method, path=received.path, started=time.monotonic())
         feed, gone = Feed(asyncio.get_running_loop()), asyncio.Event()
-        exchange = _Exchange(send, transport, received, feed, gone, self._limits.idle)
+        exchange = _Exchange(send, transport, received, feed, gone, self.limits.idle)
         self.exchanges.add(exchange)
         try:
-            async with asyncio.timeout(self._limits.total):
+            async with asyncio.timeout(self.limits.total):
                 await self._exchange(exchange, receive)
         except TimeoutError:
             received.notes["code"] = "Timeout"
             transport.abort()
+            await _disconnected(receive)  # before that, uvicorn would miss the rest of a reply, and say so
         finally:
             self.exchanges.discard(exchange)
-            self._done(received.notes)
+            self._done(dict(received.notes))  # a thread that still works for a client who has left may add to them
 
     def stop(self, grace: float) -> None:
         """Refuse what comes from now on; what runs has some seconds to finish, and is then ended."""
@@ -266,12 +289,11 @@ class Application:
         watching = asyncio.create_task(exchange.watch(receive))
         delivered = False
         try:
-            if not (exchange.own or await self._turns.taken(exchange.gone)):
-                throttled = wire.failure(error("ThrottlingException", _TOO_MANY))
-                await exchange.start(_stopping() if self._stopping else throttled)
-            else:
+            if exchange.own or await self._turns.taken(exchange.gone):
                 self._start(exchange, done=_nothing if exchange.own else self._turns.free)
                 await exchange.deliver()
+            elif not exchange.gone.is_set():
+                await exchange.start(_stopping() if self._stopping else _throttled())
             delivered = True
         finally:
             watching.cancel()
@@ -282,28 +304,30 @@ class Application:
         """Read the body into the exchange; returns the reply where it cannot be taken."""
         if self._stopping:
             return _stopping()
-        if sum(len(name) + len(value) for name, value in exchange.received.headers.items()) > self._limits.head:
+        if sum(len(name) + len(value) for name, value in exchange.received.headers.items()) > self.limits.head:
             return _closing("The headers of the request are too long.")
         pieces: list[bytes] = []
-        size, most = 0, self._limits.body
-        room = exchange.own or len(self.exchanges) <= self._limits.concurrent + self._limits.queue
-        async with asyncio.timeout(self._limits.idle) as patience:
+        size, most = 0, self.limits.body
+        refused = self._refuses(exchange.received)
+        if not (refused or exchange.own or len(self.exchanges) <= self.limits.concurrent + self.limits.queue):
+            refused = _throttled()
+        async with asyncio.timeout(self.limits.idle) as patience:
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     exchange.gone.set()
                     return None
-                patience.reschedule(asyncio.get_running_loop().time() + self._limits.idle)
+                patience.reschedule(asyncio.get_running_loop().time() + self.limits.idle)
                 size += len(message["body"])
-                if size <= most and room:
+                if size <= most and not refused:  # what cannot be answered must not fill the memory
                     pieces.append(message["body"])
                 # A client that is still sending would not read a reply: it is heard out for a while.
                 if not message["more_body"] or size > _HEARD_OUT * most:
                     break
         if size > most:
             return _closing(_TOO_LONG)
-        if not room:  # its body was not kept: bodies of requests that cannot be answered must not fill the memory
-            return wire.failure(error("ThrottlingException", _TOO_MANY))
+        if refused:
+            return refused
         exchange.received = replace(exchange.received, body=b"".join(pieces))
         return None
 
@@ -317,7 +341,11 @@ class Application:
                 with contextlib.suppress(RuntimeError):  # the loop has ended
                     loop.call_soon_threadsafe(done)
 
-        self._workers.start(run)
+        try:
+            self._workers.start(run)
+        except RuntimeError:
+            done()
+            exchange.feed.put(wire.failure(error("ServiceUnavailableException", _NO_THREADS)))
 
 
 def _nothing() -> None:

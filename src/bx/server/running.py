@@ -12,19 +12,20 @@ import functools
 import logging
 import threading
 import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
+import h11
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from bx.server.http import Application
+from bx.server import frames
 
 if TYPE_CHECKING:
     import socket
     import ssl
 
-    from bx.server.exchange import Answer
-    from bx.server.http import Done, Limits
+    from bx.server.http import Application
 
 _log = logging.getLogger("bx.server")
 
@@ -55,6 +56,19 @@ class _Http1(H11Protocol):
         super().connection_lost(exc)
         if self._deadline:
             self._deadline.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, with a request id as every reply has one."""
+        headers = [
+            ("Content-Type", "application/json"),
+            ("x-amzn-errortype", "ValidationException"),
+            ("x-amzn-RequestId", str(uuid.uuid4())),
+            ("Connection", "close"),
+        ]
+        head = h11.Response(status_code=400, reason=b"Bad Request", headers=headers)
+        for event in (head, h11.Data(data=frames.dumped({"message": msg})), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def _rearm(self) -> None:
         """Wait for the next head, however slowly it comes, only so long."""
@@ -93,23 +107,15 @@ class Running:
     """A server that runs in a thread of its own, until it is stopped.
 
     Args:
-        answer: what answers.
+        application: what answers.
         listener: a listening socket; the server closes it.
-        limits: what a client may ask.
         tls: what makes it https.
-        done: is told the notes of each exchange when it is over.
     """
 
     def __init__(
-        self,
-        answer: Answer,
-        listener: socket.socket,
-        *,
-        limits: Limits,
-        tls: ssl.SSLContext | None = None,
-        done: Done = lambda _: None,
+        self, application: Application, listener: socket.socket, *, tls: ssl.SSLContext | None = None
     ) -> None:
-        self.application = Application(answer, limits, done)
+        self.application = application
         config = Config(
             self.application,
             http=_protocol(),
@@ -120,8 +126,8 @@ class Running:
             proxy_headers=False,
             server_header=False,
             interface="asgi3",
-            timeout_keep_alive=limits.idle,  # type: ignore[arg-type] # seconds of any kind will do
-            h11_max_incomplete_event_size=limits.head,
+            timeout_keep_alive=application.limits.idle,  # type: ignore[arg-type] # seconds of any kind will do
+            h11_max_incomplete_event_size=application.limits.head,
         )
         config.load()
         config.ssl = tls
@@ -172,6 +178,10 @@ class Running:
     def _surprised(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Say once that connections have to wait; asyncio would, with tracebacks, two thousand times a second."""
         failure = context.get("exception")
+        if (
+            self._crowded and self._server.should_exit
+        ):  # asyncio would listen again, where the server has just stopped
+            return
         if not isinstance(failure, OSError) or failure.errno not in _USED_UP:
             loop.default_exception_handler(context)
         elif not self._crowded:

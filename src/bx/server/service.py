@@ -7,12 +7,11 @@ of its route answers it. Native bodies (InvokeModel) are answered as the Convers
 from __future__ import annotations
 
 import fnmatch
-import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from bx.converse import Stream, collect, error
+from bx.converse import Stream, collect, count_tokens, error
 from bx.instances import loads
 from bx.server import content, control, emulation, frames, native, shapes, wire
 
@@ -22,12 +21,9 @@ if TYPE_CHECKING:
     from bx.converse import Engine, Event, Request, Response
     from bx.server.exchange import Call, Reply
 
-_log = logging.getLogger("bx.server")
-
 _NO_GUARDRAIL = "The guardrail identifier or version provided in the request does not exist."
 _MALFORMED = "Malformed input request, please reformat your input and try again."
 _TOLD = 50  # places that the header x-bx-ignored names
-_NO_COUNT = "The provided model doesn't support counting tokens."
 
 
 class Route(NamedTuple):
@@ -72,7 +68,6 @@ class Service:
         """
         operation = self._operations.get(call.operation)
         if operation is None:
-            call.received.notes["code"] = "UnknownOperationException"
             return wire.UNKNOWN
         try:
             return operation(call)
@@ -98,6 +93,7 @@ class Service:
         route, prepared, ignored = self._prepared(call, request, stream=False)
         if route.forward:
             response = route.engine.converse(**prepared)
+            _note_id(call, response)
         else:
             events = route.engine.converse_stream(**prepared)["stream"]
             with call.received.hangup.closes(getattr(events, "close", _nothing)):
@@ -108,7 +104,9 @@ class Service:
 
     def _events(self, call: Call, request: Request) -> tuple[Stream[Event], list[str]]:
         route, prepared, ignored = self._prepared(call, request, stream=True)
-        events = route.engine.converse_stream(**prepared)["stream"]
+        response = route.engine.converse_stream(**prepared)
+        _note_id(call, response)
+        events = response["stream"]
         close = getattr(events, "close", _nothing)
         return Stream(_noted(events, call, request), close), ignored
 
@@ -134,7 +132,7 @@ class Service:
         for route in self._routes:
             if fnmatch.fnmatchcase(model_id, route.pattern):
                 return route
-        raise error("ValidationException", "The provided model identifier is invalid.")
+        raise error("ValidationException", emulation.INVALID)
 
     # ---- InvokeModel ---------------------------------------------------------------------------------------------
 
@@ -172,12 +170,10 @@ class Service:
                 _, request = _translated(call, model_id, asked["invokeModel"]["body"])
             content.check(request)
             request, _ = emulation.adapted(request)
-            counted = ("messages", "system", "toolConfig", "additionalModelRequestFields")
-            asked = {"converse": {name: request[name] for name in counted if name in request}}
-        count = getattr(route.engine, "count_tokens", None)
-        if count is None:
-            raise error("ValidationException", _NO_COUNT)
-        return wire.reply(call.operation, count(modelId=route.model or model_id, input=asked))
+            costly = ("messages", "system", "toolConfig", "additionalModelRequestFields")
+            asked = {"converse": {name: request[name] for name in costly if name in request}}
+        counted = count_tokens(route.engine, {"modelId": route.model or model_id, "input": asked})
+        return wire.reply(call.operation, counted)
 
 
 def _translated(call: Call, model_id: str, body: bytes) -> tuple[Any, Request]:
@@ -222,6 +218,12 @@ def _note(call: Call, response: Response) -> None:
         input_tokens=usage.get("inputTokens", 0),
         output_tokens=usage.get("outputTokens", 0),
     )
+
+
+def _note_id(call: Call, response: Response) -> None:
+    """Keep the request id that the service gave, where a request was forwarded to it: it is the reply's, too."""
+    if request_id := response.get("ResponseMetadata", {}).get("RequestId"):
+        call.received.notes["request_id"] = request_id
 
 
 def _told(reply: Reply, ignored: Sequence[str]) -> Reply:

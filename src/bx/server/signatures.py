@@ -183,6 +183,21 @@ def verify(received: Received, keys: Keys, now: datetime) -> str:
     Raises:
         ClientError: the request is refused, with AWS's code and text.
     """
+    claim = claimed(received, keys, now)
+    if claim is None:
+        return ""
+    signed, pair = claim
+    if not _is_authentic(received, signed, pair):
+        raise error("InvalidSignatureException", _MISMATCH)
+    return signed.scope[2]
+
+
+def claimed(received: Received, keys: Keys, now: datetime) -> tuple[_Signed, Pair] | None:
+    """Check all of a signature that its head can tell, without the body; a bearer key needs no more, and gives None.
+
+    Raises:
+        ClientError: the request is refused, with AWS's code and text.
+    """
     authorization = received.headers.get("authorization", "").strip()
     if not authorization:
         raise error("MissingAuthenticationTokenException", "Missing Authentication Token")
@@ -191,7 +206,7 @@ def verify(received: Received, keys: Keys, now: datetime) -> str:
         if not keys.admits(rest.strip()):
             text = "Authentication failed: Please make sure your API Key is valid."
             raise error("AccessDeniedException", text)
-        return ""
+        return None
     signed = _parsed(scheme, rest, received.headers)
     _check_time(signed.stamp, now)
     _check_headers(signed, received.headers)
@@ -200,9 +215,7 @@ def verify(received: Received, keys: Keys, now: datetime) -> str:
     token = received.headers.get("x-amz-security-token", "")
     if pair is None or not hmac.compare_digest(token.encode(errors="replace"), pair.token.encode()):
         raise error("UnrecognizedClientException", _UNKNOWN)
-    if not _is_authentic(received, signed, pair):
-        raise error("InvalidSignatureException", _MISMATCH)
-    return signed.scope[2]
+    return signed, pair
 
 
 def _parsed(scheme: str, rest: str, headers: Mapping[str, str]) -> _Signed:

@@ -144,10 +144,12 @@ def failure(failed: ClientError) -> Reply:
     code = told.get("Code", "InternalServerException")
     if isinstance(failed, EventStreamError):
         code = code[:1].upper() + code[1:]
-    members = {name: failed.response[name] for name in failed.response if name[:1].islower()}
+    metadata = failed.response.get("ResponseMetadata", {})
     headers = {**_JSON, "x-amzn-errortype": f"{code}:{_CORAL}"}
-    status = failed.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or status_of(code)
-    return Reply(status, headers, frames.dumped({"message": told.get("Message", ""), **members}))
+    if request_id := metadata.get("RequestId"):  # of the service, where the request was forwarded to it
+        headers["x-amzn-RequestId"] = request_id
+    status = metadata.get("HTTPStatusCode") or status_of(code)
+    return Reply(status, headers, frames.dumped({"message": told.get("Message", ""), **_more(failed)}))
 
 
 def encoded(shape: Shape, value: Any) -> Any:
@@ -196,10 +198,13 @@ def exception(failed: ClientError, kinds: Mapping[str, Any]) -> bytes:
     """Encode an error as the frame that ends a stream; one that the stream does not have becomes an internal one."""
     told = failed.response["Error"]
     code = told["Code"][:1].lower() + told["Code"][1:]
-    members = {name: failed.response[name] for name in failed.response if name[:1].islower()}
-    return frames.exception(
-        code if code in kinds else "internalServerException", {"message": told["Message"], **members}
-    )
+    kind = code if code in kinds else "internalServerException"
+    return frames.exception(kind, {"message": told["Message"], **_more(failed)})
+
+
+def _more(failed: ClientError) -> dict[str, Any]:
+    """Return the members of an error beside its message, which are spelled as the service has them."""
+    return {name: value for name, value in failed.response.items() if name[:1].islower()}
 
 
 def _outgoing(shape: Shape, response: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:

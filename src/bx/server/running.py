@@ -178,6 +178,10 @@ class Running:
     def _surprised(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Say once that connections have to wait; asyncio would, with tracebacks, two thousand times a second."""
         failure = context.get("exception")
+        if (
+            self._crowded and self._server.should_exit
+        ):  # asyncio would listen again, where the server has just stopped
+            return
         if not isinstance(failure, OSError) or failure.errno not in _USED_UP:
             loop.default_exception_handler(context)
         elif not self._crowded:

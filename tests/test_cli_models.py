@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import bx as api
-from bx import amend, capabilities, cards, config, foundation
+from bx import amend, aws, capabilities, cards, config, foundation
 from bx.account import APPLICATION, Account, Model, Profile
 from bx.catalogue import Catalogue
 from bx.cli.models import _COLUMNS, _short
@@ -35,7 +35,7 @@ def server():
 @pytest.fixture
 def account(server, monkeypatch):
     """An account of AWS, which the server plays."""
-    for name, value in config.pointed(server.url).items():
+    for name, value in aws.pointed(server.url).items():
         if value is not None:
             monkeypatch.setenv(name, value)
     yield server

@@ -21,7 +21,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 import bx
-from bx import config
+from bx import aws
 from bx.catalogue import UnknownModel
 from bx.engines.echo import Echo
 from bx.server.endpoint import CannotServe
@@ -264,7 +264,7 @@ def test_without_the_extra_it_is_told_what_to_install(library):
 
 def test_the_environment_is_filled_up_but_keys_and_regions_of_the_user_stay():
     url = "http://127.0.0.1:1"
-    bare = config.pointed(url, {})
+    bare = aws.pointed(url, {})
     assert bare["AWS_ENDPOINT_URL_BEDROCK_RUNTIME"] == bare["AWS_ENDPOINT_URL_BEDROCK"] == url
     assert bare["AWS_BEARER_TOKEN_BEDROCK"] is None
     assert bare["AWS_DEFAULT_REGION"] == bare["AWS_REGION"] == "us-east-1"
@@ -272,13 +272,13 @@ def test_the_environment_is_filled_up_but_keys_and_regions_of_the_user_stay():
     assert bare["AWS_SECRET_ACCESS_KEY"]
     assert bare["no_proxy"] == bare["NO_PROXY"] == "127.0.0.1"
     users = {"AWS_ACCESS_KEY_ID": "AKIA", "AWS_REGION": "eu-west-1", "NO_PROXY": "corp.example"}
-    filled = config.pointed(url, users)
+    filled = aws.pointed(url, users)
     assert "AWS_ACCESS_KEY_ID" not in filled
     assert "AWS_SESSION_TOKEN" not in filled
     assert filled["AWS_REGION"] == filled["AWS_DEFAULT_REGION"] == "eu-west-1"
     assert filled["no_proxy"] == "corp.example,127.0.0.1"
-    assert "no_proxy" not in config.pointed(url, {"no_proxy": "*"})
-    assert config.pointed("http://localhost:1", {})["no_proxy"] == "localhost"
+    assert "no_proxy" not in aws.pointed(url, {"no_proxy": "*"})
+    assert aws.pointed("http://localhost:1", {})["no_proxy"] == "localhost"
 
 
 # ---- the plugin -----------------------------------------------------------------------------------------------

@@ -16,6 +16,10 @@ MODULES = {
 VOCABULARY = {"bx.converse", "bx.validation"}
 ALLOWED = {
     "bx": {
+        "bx.account",
+        "bx.aws",
+        "bx.ledger.meter",
+        "bx.profiles",
         "bx.converse",
         "bx.catalogue",
         "bx.config",
@@ -88,10 +92,57 @@ ALLOWED = {
     "bx.download": set(),
     "bx.weights": {"bx.disk", "bx.download"},
     "bx.config": set(),
-    "bx.catalogue": {"bx.converse"},
+    "bx.aws": set(),
+    "bx.catalogue": {"bx.account", "bx.converse"},
     "bx.diagnosis": set(),
     "bx.foundation": set(),
-    "bx.fixtures": {"bx.config", "bx.server", "bx.server.endpoint"},
+    "bx.account": {"bx.foundation", "bx.memory"},
+    "bx.amend": set(),
+    "bx.profiles": {"bx.account", "bx.catalogue", "bx.converse", "bx.diagnosis", "bx.foundation"},
+    "bx.cards": {
+        "bx.account",
+        "bx.capabilities",
+        "bx.catalogue",
+        "bx.foundation",
+        "bx.prices",
+        "bx.weights",
+    },
+    "bx.prices": {"bx.foundation"},
+    "bx.usage_page": {"bx.ledger.report"},
+    "bx.ledger": set(),
+    "bx.ledger.schema": set(),
+    "bx.ledger.store": {"bx.ledger.schema"},
+    "bx.ledger.meter": {"bx.aws", "bx.config", "bx.converse", "bx.ledger.budget", "bx.ledger.store"},
+    "bx.ledger.budget": {"bx.converse", "bx.foundation", "bx.ledger.store", "bx.prices"},
+    "bx.ledger.report": set(),
+    "bx.ledger.sheet": {"bx.ledger.report"},
+    "bx.ledger.history": {"bx.converse", "bx.ledger.redaction", "bx.ledger.store"},
+    "bx.ledger.heard": {"bx.converse"},
+    "bx.ledger.redaction": {"bx.diagnosis"},
+    "bx.doctor": {
+        "bx.doctor.account",
+        "bx.doctor.cost",
+        "bx.doctor.findings",
+        "bx.doctor.machine",
+        "bx.doctor.models",
+        "bx.doctor.network",
+    },
+    "bx.doctor.findings": {"bx.converse", "bx.diagnosis", "bx.doctor.connection"},
+    "bx.doctor.connection": {"bx.diagnosis"},
+    "bx.doctor.account": {"bx.doctor.findings"},
+    "bx.doctor.network": {"bx.doctor.findings"},
+    "bx.doctor.cost": {"bx.doctor.findings"},
+    "bx.doctor.machine": {"bx.converse", "bx.doctor.findings", "bx.weights"},
+    "bx.doctor.models": {
+        "bx.capabilities",
+        "bx.converse",
+        "bx.doctor.cost",
+        "bx.doctor.findings",
+        "bx.foundation",
+        "bx.memory",
+    },
+    "bx.engines.surroundings": {"bx.engines.bedrock"},
+    "bx.fixtures": {"bx.aws", "bx.server", "bx.server.endpoint"},
     "bx.server": set(),
     "bx.server.exchange": set(),
     "bx.server.frames": set(),
@@ -264,6 +315,10 @@ def test_a_module_imports_only_what_its_ring_may(module):
         ("jsonschema_rs", "bx.instances"),
         ("argcomplete", "bx.cli.completion"),
         ("argparse", "bx.cli"),
+        ("sqlite3", "bx.ledger"),
+        ("tomlkit", "bx.amend"),
+        ("prompt_toolkit", "bx.cli.chat"),
+        ("genai_prices", "bx.prices"),
         ("asyncio", "bx.server"),
         ("uvicorn", "bx.server"),
         ("zttp", "bx.server.http2"),
@@ -285,7 +340,7 @@ def test_only_the_terminal_prints():
 def test_only_config_reads_the_environment():
     readers = {name for name, path in MODULES.items() if "os.environ" in path.read_text()}
     # Each of the others touches one variable that is not a setting of ours, and says which beside it.
-    assert readers <= {"bx.config", "bx.cli", "bx.cli.terminal", "bx.engines.llama", "bx.download"}
+    assert readers <= {"bx.config", "bx.aws", "bx.cli", "bx.cli.terminal", "bx.engines.llama", "bx.download"}
 
 
 def test_there_are_no_cycles():

@@ -175,7 +175,7 @@ def engine(
     """
     from functools import partial
 
-    from bx import config
+    from bx import aws, config
     from bx.account import kept
     from bx.catalogue import Catalogue, Named, warn
     from bx.engines import Router
@@ -188,9 +188,9 @@ def engine(
         warn(note)
     given = {"region": region, "profile": profile, "endpoint_url": endpoint_url}
     bedrock = {name: value or settings.values.get(name) for name, value in given.items()}
-    scope, geo = config.scope(bedrock), geo or settings.values.get("geo")
+    scope, geo = aws.scope(bedrock), geo or settings.values.get("geo")
     account = partial(kept, scope)
-    catalogue = Catalogue(settings.models, geo, region=config.region(bedrock), account=account)
+    catalogue = Catalogue(settings.models, geo, region=aws.region(bedrock), account=account)
     guarantee = guarantee or settings.values.get("guarantee", "validated")
     meter = around(Router(bedrock), {**settings.values, **bedrock}, source="python", names=catalogue.ids)
     profiled = Profiled(meter, auto=settings.values.get("auto_profile", False), geo=geo, account=account)

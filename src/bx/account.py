@@ -131,7 +131,7 @@ def ask(client: Any, model_ids: Iterable[str], explain: Callable[[Exception], st
 
 
 def keep(scope: str, account: Account) -> None:
-    """Keep what was learned for a day, under the name of the part of AWS that was asked; see `bx.config.scope`."""
+    """Keep what was learned for a day, under the name of the part of AWS that was asked; see `bx.aws.scope`."""
     rows = {"models": [*account.models.values()], "profiles": [*account.profiles.values()]}
     Memory(_FILE, DAY).put(scope, {**account._asdict(), **rows})
 

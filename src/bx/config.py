@@ -65,7 +65,6 @@ _ANNOUNCED = ("geo", "region")
 _CHOICES = {"guarantee": ("enforced", "validated", "any"), "history": ("off", "terminal", "all")}
 _LEAST = {"max_turns": 1, "max_cost": 0}
 _PERIODS = ("day", "month")  # of the table `budget`
-_POINTING = ("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", "AWS_ENDPOINT_URL_BEDROCK")
 _FOLDERS = {"data": (".local", "share"), "cache": (".cache",)}
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _IN_WORDS = {
@@ -165,19 +164,6 @@ def parsed(text: str, name: str, where: str) -> Any:
     return _checked([text] if kind is list else text, name, where)
 
 
-def scope(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> str:
-    """Name the part of AWS that is asked: what is learned about a model holds there."""
-    environ = os.environ if environ is None else environ
-    profile = options.get("profile") or environ.get("AWS_PROFILE", "")
-    return f"{region(options, environ)} {profile} {endpoint(options, environ)}"
-
-
-def region(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> str:
-    """Return the region that the settings or AWS's variable name; a profile may name one where they do not."""
-    environ = os.environ if environ is None else environ
-    return options.get("region") or environ.get("AWS_DEFAULT_REGION", "")
-
-
 def ledger(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Path | None:
     """Return the file of the ledger, which need not be there; None where none is to be kept."""
     environ = os.environ if environ is None else environ
@@ -197,44 +183,6 @@ def folder(kind: str, environ: Mapping[str, str] | None = None) -> Path:
 
     of = {"data": platformdirs.user_data_path, "cache": platformdirs.user_cache_path}
     return Path(of[kind]("bx", appauthor=False))
-
-
-def endpoint(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> str:
-    """Return the address where Amazon Bedrock is asked, where another than its own was chosen; else nothing."""
-    environ = os.environ if environ is None else environ
-    chosen = environ.get("AWS_ENDPOINT_URL_BEDROCK_RUNTIME") or environ.get("AWS_ENDPOINT_URL", "")
-    return options.get("endpoint_url") or chosen
-
-
-def has_api_key(environ: Mapping[str, str] | None = None) -> bool:
-    """Whether the AWS SDKs will use an API key of Amazon Bedrock, which they send over https only."""
-    return bool((os.environ if environ is None else environ).get("AWS_BEARER_TOKEN_BEDROCK"))
-
-
-def of_aws(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the variables that are set and tell AWS's SDKs where to go."""
-    environ = os.environ if environ is None else environ
-    return {name: environ[name] for name in environ if name.startswith(("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"))}
-
-
-def pointed(url: str, environ: Mapping[str, str] | None = None) -> dict[str, str | None]:
-    """Return the variables that point AWS's SDKs at a stand-in for Amazon Bedrock; None where one is to be unset.
-
-    Keys that no service accepts, and a region, are among them where there are none.
-    """
-    from urllib.parse import urlsplit
-
-    environ = os.environ if environ is None else environ
-    variables: dict[str, str | None] = dict.fromkeys(_POINTING, url)
-    variables |= dict.fromkeys(("AWS_BEARER_TOKEN_BEDROCK", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"))
-    if not environ.get("AWS_ACCESS_KEY_ID"):
-        variables |= {"AWS_ACCESS_KEY_ID": "bx", "AWS_SECRET_ACCESS_KEY": "bx", "AWS_SESSION_TOKEN": None}
-    region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    variables |= {name: environ.get(name) or region for name in ("AWS_REGION", "AWS_DEFAULT_REGION")}
-    direct = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-    if direct != "*":
-        variables |= dict.fromkeys(("no_proxy", "NO_PROXY"), f"{direct},{urlsplit(url).hostname}".lstrip(","))
-    return variables
 
 
 def user_file(environ: Mapping[str, str] | None = None) -> Path:

@@ -60,9 +60,9 @@ def bx_bedrock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     except ValueError as cause:
         fix = getattr(cause, "fix", "")
         pytest.fail(f"The Bedrock for this test cannot be started. {cause}\n-> {fix}", pytrace=False)
-    from bx import config
+    from bx import aws
 
-    variables = config.pointed(endpoint.url)
+    variables = aws.pointed(endpoint.url)
     if endpoint.authority:
         variables["AWS_CA_BUNDLE"] = str(endpoint.authority)
     for name, value in variables.items():

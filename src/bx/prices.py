@@ -124,7 +124,7 @@ def check(overrides: Mapping[str, Any]) -> None:
     """
     for model_id, table in overrides.items():
         if "." not in model_id and ":" not in model_id:
-            fix = 'Write [prices."ID"] with the id that is sent, such as us.anthropic.claude-sonnet-4-6'
+            fix = 'Write [prices."ID"] with the id that is sent, as bx models tells it'
             raise PriceError(f"prices.{model_id} is no model's id", fix)
         if not isinstance(table, dict) or not table:
             raise PriceError(f"prices.{model_id} is {table!r}", "Write a table: input = 3.00, output = 15.00")

@@ -34,8 +34,8 @@ def engine(schema: Schema | None, tools: Sequence[Tool], options: argparse.Names
     made = options.meter = around(made, vars(options), source="cli", names=lambda: _names(options), later=True)
     made = naming.profiled(made, options, terminal)
     if schema is not None or tools:
+        from bx.aws import scope
         from bx.catalogue import Catalogue
-        from bx.config import scope
         from bx.structured import Structured
 
         made = Structured(

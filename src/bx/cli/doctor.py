@@ -87,7 +87,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _case(options: argparse.Namespace) -> Case:
-    from bx import config
+    from bx import aws
     from bx.doctor import Case
     from bx.engines import Router
 
@@ -97,10 +97,10 @@ def _case(options: argparse.Namespace) -> Case:
         models=tuple(_subjects(options)),
         named=bool(options.only),
         region_from=_origin("region", options),
-        variables=config.of_aws(),
+        variables=aws.variables(),
         network=not options.offline,
         calls=not options.no_calls,
-        scope=config.scope(vars(options)),
+        scope=aws.scope(vars(options)),
         engine=Router(),
         ledger=(str(store.path), store.check) if store else None,
         cost=_cost(options),
@@ -108,12 +108,12 @@ def _case(options: argparse.Namespace) -> Case:
 
 
 def _place(options: argparse.Namespace) -> Surroundings:
-    from bx import config
+    from bx import aws
     from bx.doctor.findings import is_aws
     from bx.engines.surroundings import Surroundings
 
     # A stand-in speaks for the control plane too; an endpoint of AWS's own, in a private network, does not.
-    named = options.endpoint_url and "AWS_ENDPOINT_URL_BEDROCK" not in config.of_aws()
+    named = options.endpoint_url and "AWS_ENDPOINT_URL_BEDROCK" not in aws.variables()
     control = options.endpoint_url if named and not is_aws(options.endpoint_url) else None
     return Surroundings(
         options.region, options.profile, options.endpoint_url, control_url=control, offline=bool(options.offline)

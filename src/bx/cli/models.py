@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from bx import account, cards, config
+from bx import account, aws, cards
 from bx.cards import ABILITIES, Card
 from bx.catalogue import Catalogue, sources
 from bx.cli import UsageError, naming
@@ -127,7 +127,7 @@ def _decimal(text: str | None) -> Decimal | None:
 def _known(options: argparse.Namespace, found: Account | None) -> cards.Known:
     from bx import prices
 
-    region = config.region(vars(options)) or (found.region if found else "")
+    region = aws.region(vars(options)) or (found.region if found else "")
     catalogue = Catalogue(options.models, options.geo, region=region, account=lambda: found)
 
     def price(model_id: str) -> Price | None:
@@ -149,7 +149,7 @@ def _ask(options: argparse.Namespace, terminal: Terminal) -> Account:
     client = user_client("bedrock", region=options.region, profile=options.profile, endpoint_url=url)
     bases = cards.bases(Catalogue(options.models))
     found = account.ask(client, bases, lambda failure: explain(failure, region=client.meta.region_name).what)
-    account.keep(config.scope(vars(options)), found)
+    account.keep(aws.scope(vars(options)), found)
     together: dict[str, list[str]] = {}
     for operation, reason in found.failures.items():
         together.setdefault(operation.partition(" ")[0], []).append(reason)
@@ -189,7 +189,7 @@ def _all(found: list[Card], options: argparse.Namespace, terminal: Terminal, kno
             terminal.note("no model fits")
         elif known is None and any(card.here is None for card in found):
             terminal.note("?: your account was not asked", _LIVE)
-        if any(card.price is None for card in found) and not config.region(vars(options)):
+        if any(card.price is None for card in found) and not aws.region(vars(options)):
             terminal.note("some prices depend on the region, and none is set", "bx models --region us-east-1")
 
 

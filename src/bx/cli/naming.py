@@ -6,7 +6,7 @@ import functools
 import re
 from typing import TYPE_CHECKING, Any
 
-from bx import config
+from bx import aws, config
 from bx.catalogue import KEYS as ENTRY
 from bx.catalogue import Catalogue
 from bx.cli import UsageError
@@ -24,7 +24,7 @@ KEYS = {key: kind for key, kind in ENTRY.items() if key != "id"}  # what may be 
 
 def catalogue(options: argparse.Namespace) -> Catalogue:
     """Make the catalogue that holds for a command line: its settings, its region, the account where it was asked."""
-    region = config.region(vars(options))
+    region = aws.region(vars(options))
     return Catalogue(options.models, options.geo, region=region, account=account(options))
 
 
@@ -36,7 +36,7 @@ def account(options: argparse.Namespace) -> Callable[[], Account | None]:
             return None
         from bx.account import kept
 
-        return kept(config.scope(vars(options)))
+        return kept(aws.scope(vars(options)))
 
     return kept
 
@@ -70,8 +70,8 @@ def give(options: argparse.Namespace, terminal: Terminal) -> None:
     known = Catalogue(options.models)
     meant = {key: value for key, value in known.models.get(what, {}).items() if key in ("id", "geos", "in_region")}
     Catalogue(options.models).resolve(what)  # which must be a model's
-    entry = {**(meant or _of_id(what, config.region(vars(options)))), **_entry(options.entry or [])}
-    made = Catalogue({name: entry}, options.geo, region=config.region(vars(options)), account=account(options))
+    entry = {**(meant or _of_id(what, aws.region(vars(options)))), **_entry(options.entry or [])}
+    made = Catalogue({name: entry}, options.geo, region=aws.region(vars(options)), account=account(options))
     resolved = made.resolve(name)
     file = config.user_file()
     amend.set_model(file, name, entry)

@@ -238,10 +238,10 @@ def _check_upstream(endpoint: Endpoint, routes: list[Route], options: argparse.N
     """Refuse to forward requests to ourselves: the variables that point SDKs here are read by the upstream's, too."""
     from urllib.parse import urlsplit
 
-    from bx import config
+    from bx import aws
     from bx.server.guard import LOOPBACK
 
-    upstream = urlsplit(config.endpoint(vars(options)))
+    upstream = urlsplit(aws.endpoint(vars(options)))
     ours = urlsplit(endpoint.url)
     same = upstream.port == ours.port and upstream.hostname in (ours.hostname, *LOOPBACK)
     if same and any(route.forward for route in routes):
@@ -260,7 +260,7 @@ def _warm(router: Router, model_id: str, options: argparse.Namespace, terminal: 
 
 def _announce(endpoint: Endpoint, options: argparse.Namespace, terminal: Terminal) -> None:
     """Say where the server is, and how an SDK is pointed at it."""
-    from bx import config
+    from bx import aws
 
     what = "recordings" if options.replay else options.upstream or options.answers or "local"
     url = endpoint.url
@@ -276,7 +276,7 @@ def _announce(endpoint: Endpoint, options: argparse.Namespace, terminal: Termina
         return
     if endpoint.keys and endpoint.keys.has_bearers:
         terminal.note(_BEARER, "Add --self-signed DIR")
-    elif config.has_api_key():
+    elif aws.has_api_key():
         terminal.note(_BEARER, "Unset it where the SDK runs, or add --self-signed DIR")
 
 

@@ -94,7 +94,7 @@ class Case(NamedTuple):
         variables: those of the AWS SDK's variables that are set and choose an endpoint or a proxy.
         network: whether anything may be sent at all.
         calls: whether models may be called, which costs a little.
-        scope: the part of AWS that is asked: see `bx.config.scope`.
+        scope: the part of AWS that is asked: see `bx.aws.scope`.
         engine: what answers for embedded models.
         ledger: where the ledger is, and a function that says what is wrong with it; None where none is kept.
         cost: what a call costs in US dollars, from a row of the ledger; None where that is unknown.

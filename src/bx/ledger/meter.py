@@ -42,9 +42,9 @@ def around(engine: Engine, settings: Mapping[str, Any], *, source: str, names: N
     Raises:
         ConfigError: there is a budget and no ledger to know from what was spent.
     """
-    from bx import config
+    from bx import aws, config
 
-    periods, region = settings.get("budget") or {}, config.region(settings)
+    periods, region = settings.get("budget") or {}, aws.region(settings)
     limits = {**periods, "call": settings.get("max_cost")}
     limits = {period: limit for period, limit in limits.items() if limit is not None}
     # A new file would know nothing of what was spent.

@@ -97,7 +97,7 @@ def test_every_model_has_its_line_in_the_docs():
         assert ("yes" in row.split("|")[4]) == capabilities.plan(entry["id"]).enforced, alias
 
 
-@pytest.mark.parametrize("command", ["ask", "chat", "log", "schema", "serve", "usage"])
+@pytest.mark.parametrize("command", ["ask", "chat", "doctor", "log", "models", "schema", "serve", "usage"])
 def test_every_option_has_its_line_in_the_docs(command):
     from bx.cli import parser
 

@@ -108,6 +108,30 @@ def test_what_was_spent_yesterday_does_not_count_today(limited, store):
     limited(TEN_CENTS).converse(**asked())
 
 
+@pytest.mark.parametrize("forgotten", ["rows", "file"])
+def test_what_is_spent_after_older_rows_were_forgotten_counts(forgotten, limited, store):
+    spent = {"model_id": CLAUDE, "engine": "bedrock", "input_tokens": 0, "output_tokens": 1}
+    for _ in range(3):
+        store.write({"at": time.time(), **spent})
+    engine = limited({"day": 15})
+    engine.converse(**asked())
+    if forgotten == "rows":
+        store.prune(time.time() + 1)
+    else:
+        store.close()
+        store.path.unlink()
+    store.write({"at": time.time(), **spent, "output_tokens": 1_000_000})
+    refused(lambda: engine.converse(**asked()))
+
+
+def test_an_unusable_price_is_told_before_anything_is_sent(bx, endpoint, monkeypatch):
+    monkeypatch.setenv("BX_PRICES", '{"anthropic.claude-sonnet-4-6": {"inputs": 1}}')
+    done = bx("Hi", "-u", "--model", "claude", "--endpoint-url", endpoint.url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "inputs" in done.stderr
+    assert not endpoint.requests
+
+
 def test_the_limit_of_a_call_needs_no_ledger(endpoint):
     engine = Bedrock(endpoint_url=endpoint.url)
     store = Store(None)

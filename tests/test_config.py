@@ -120,6 +120,8 @@ def test_a_list_in_a_variable_is_json_or_one_text(tmp_path, text, expected):
         ("TOP_P", "1e999", "a number"),
         ("OPTION", "[1]", "a table"),
         ("OPTION", "a=1", "a table"),
+        ("MAX_COST", "-1", "at least 0"),
+        ("BUDGET", '{"day": -1}', "dollars"),
     ],
 )
 def test_a_variable_of_another_kind_is_named(tmp_path, name, text, needs):

@@ -494,6 +494,15 @@ def test_a_proxy_is_told_without_its_password(examined, bedrock, tmp_path, plain
     assert "sesame" not in repr(exam.found)
 
 
+@pytest.mark.parametrize("proxy", ["ann:open-sesame@127.0.0.1:1", "http://ann:open/sesame@127.0.0.1:1"])
+def test_a_proxy_s_password_is_not_shown_in_whatever_form_it_stands(proxy, examined, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    exam = examined("https://bedrock-runtime.us-east-1.amazonaws.com")
+    assert of(exam, "proxy").cause == "proxy"
+    assert "sesame" not in repr(exam.found)
+    assert "open" not in of(exam, "proxy").evidence
+
+
 def test_a_proxy_that_is_not_there_is_a_problem(examined, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", closed_port())
     exam = examined("https://bedrock-runtime.us-east-1.amazonaws.com")

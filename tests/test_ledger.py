@@ -181,6 +181,11 @@ def test_a_stream_that_nobody_holds_any_more_is_abandoned(metered, store):
     assert row(store)["outcome"] == "abandoned"
 
 
+def test_a_stream_that_nobody_ever_reads_is_abandoned(store):
+    stream(Metered(Echo(), store, labels={}))
+    assert row(store)["outcome"] == "abandoned"
+
+
 def test_a_stream_that_another_thread_closes_is_abandoned(store):
     started, closed = threading.Event(), threading.Event()
 
@@ -440,6 +445,36 @@ def test_a_child_has_a_connection_of_its_own(store):
     assert [each["at"] for each in store.rows()] == [1, 2, 3]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_rows_that_wait_are_not_written_by_a_child_too(store):
+    store.write(ROW)
+    with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        store.write({**ROW, "at": 2.0})
+    child = os.fork()
+    if not child:
+        store.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    store.close()
+    assert [each["at"] for each in store.rows()] == [1, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_call_under_way_is_not_written_by_a_child_too(store):
+    events = stream(Metered(Echo(), store, labels={}))
+    next(events)
+    child = os.fork()
+    if not child:
+        events.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    list(events)
+    assert row(store)["outcome"] == "answered"
+
+
 def test_a_ledger_that_is_moved_away_under_a_running_program_is_begun_anew(store):
     store.write(ROW)
     for file in list(store.path.parent.glob("ledger.db*")):
@@ -546,6 +581,16 @@ def test_a_store_that_nobody_holds_any_more_is_closed(tmp_path):
     gc.collect()
     assert not list(tmp_path.glob("*-wal"))  # SQLite removes it with the last connection
     assert len(list(Store(tmp_path / "0.db").rows())) == 1
+
+
+def test_rows_that_wait_are_written_when_nobody_holds_their_store_any_more(tmp_path):
+    store = Store(tmp_path / "ledger.db")
+    store.write(ROW)
+    with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        store.write({**ROW, "at": 2.0})
+    del store
+    assert len(list(Store(tmp_path / "ledger.db").rows())) == 2
 
 
 def test_rows_that_wait_are_written_when_the_program_ends(tmp_path):

@@ -154,14 +154,15 @@ def parsed(text: str, name: str, where: str) -> Any:
     kind = KINDS[name]
     if kind is bool and text.lower() in (*_TRUE, *_FALSE):
         return text.lower() in _TRUE
-    if kind in (int, float):
-        with contextlib.suppress(ValueError):
-            if math.isfinite(number := kind(text)):
-                return _checked(number, name, where)
-    elif kind in (list, dict):
-        with contextlib.suppress(ValueError):
-            return _checked(json.loads(text), name, where)
-    return _checked([text] if kind is list else text, name, where)
+    value: Any = text
+    with contextlib.suppress(ValueError):
+        if kind in (int, float) and math.isfinite(number := kind(text)):
+            value = number
+        elif kind in (list, dict):
+            value = json.loads(text)
+    if kind is list and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+        value = [text]
+    return _checked(value, name, where)
 
 
 def ledger(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Path | None:

@@ -10,7 +10,6 @@ from bx import converse, instances
 from bx.cli import UsageError, naming
 from bx.diagnosis import redacted
 from bx.engines import Router
-from bx.ledger.meter import around
 
 if TYPE_CHECKING:
     import argparse
@@ -26,13 +25,24 @@ _OF_THE_WHOLE = ("minItems", "maxItems", "uniqueItems", "contains", "minContains
 
 
 def engine(schema: Schema | None, tools: Sequence[Tool], options: argparse.Namespace, terminal: Terminal) -> Engine:
-    """Make the engine over all models, with the ladder around it where a schema or tools need that."""
+    """Make the engine over all models, with the ladder around it where a schema or tools need that.
+
+    Raises:
+        ConfigError, PriceError: a budget or a price in the settings is unusable.
+    """
     listen(terminal, verbose=options.verbose)
     made: Engine = Router(
         {"region": options.region, "profile": options.profile, "endpoint_url": options.endpoint_url}
     )
-    made = options.meter = around(made, vars(options), source="cli", names=lambda: _names(options), later=True)
-    made = naming.profiled(made, options, terminal)
+    if not options.dry_run:  # nothing is sent: there is nothing to count
+        from bx.ledger.meter import around
+
+        if options.prices:  # which must not turn out to be unusable when the answer is there
+            from bx import prices
+
+            prices.check(options.prices)
+        made = options.meter = around(made, vars(options), source="cli", names=lambda: _names(options), later=True)
+        made = naming.profiled(made, options, terminal)
     if schema is not None or tools:
         from bx.aws import scope
         from bx.catalogue import Catalogue

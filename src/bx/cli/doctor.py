@@ -67,15 +67,17 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     answer.listen(terminal, verbose=False)
     exam = doctor.Examination(_case(options))
     shown: dict[tuple[str, str], str] = {}
-    for group in _grouped(doctor.examine(exam)):
-        if options.format == "text":
-            _show([_shortened(found, shown) for found in group], terminal, verbose=bool(options.verbose))
+    try:
+        for group in _grouped(doctor.examine(exam)):
+            if options.format == "text":
+                _show([_shortened(found, shown) for found in group], terminal, verbose=bool(options.verbose))
+    finally:  # what was spent is spent, also where somebody gives up
+        _record(exam, options)
     code = doctor.worst(exam.found)
     if options.format == "json":
         cost = {"estimated": _told(exam.estimate), "spent": _told(doctor.spent(exam) if exam.estimate else None)}
         told = {"findings": [each._asdict() for each in exam.found], "cost": cost, "exit_code": code}
         terminal.line(json.dumps(told, indent=2, ensure_ascii=False))
-    _record(exam, options)
     if problems := [each.model or each.check for each in exam.found if each.verdict == PROBLEM]:
         terminal.note(
             f"problems: {', '.join(dict.fromkeys(problems))}", "Begin with the first: others may follow from it"

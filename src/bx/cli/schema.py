@@ -181,6 +181,9 @@ def _warm(schema: dict[str, Any], options: argparse.Namespace, terminal: Termina
     from bx.catalogue import DEFAULT, Catalogue
     from bx.cli import answer
 
+    if options.dry_run:
+        message = "bx schema warm sends a request, and the setting dry_run forbids that"
+        raise UsageError(message, "Unset it (BX_DRY_RUN)")
     name = options.target or options.model or DEFAULT
     catalogue = Catalogue(options.models, options.geo)
     options.model_id = catalogue.resolve(name).id

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import email.utils
 import http.client
+import re
 import socket
 import ssl
 import time
@@ -32,7 +33,7 @@ def connect(url: str, proxy: str, authorities: str) -> Probe:
     steps: dict[str, str | Exception] = {"proxy": _shown(proxy) if proxy else "none"}
     try:
         asked = _split(url)
-        through = _split(proxy if "//" in proxy else f"http://{proxy}") if proxy else asked
+        through = _through(proxy) if proxy else asked
         steps["dns"] = _resolved(through, url)
         if proxy and through.scheme == "https":  # TLS within TLS is beyond what is tried here
             return Probe({**steps, "proxy": f"{_shown(proxy)}, which was not tried: it is spoken to over https"})
@@ -70,10 +71,19 @@ def _split(url: str) -> _Address:
     try:
         parts = urllib.parse.urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError as cause:
-        raise _Failed("dns", cause) from None
+    except ValueError:  # whose text may hold what stood before an @
+        raise _Failed("dns", ValueError("an address has no valid host and port")) from None
     user = f"{parts.username}:{parts.password or ''}" if parts.username else ""
     return _Address(parts.scheme, parts.hostname or "", port, urllib.parse.unquote(user))
+
+
+def _through(proxy: str) -> _Address:
+    from botocore.exceptions import ProxyConnectionError
+
+    try:
+        return _split(proxy if "//" in proxy else f"http://{proxy}")
+    except _Failed as failed:
+        raise _Failed("proxy", ProxyConnectionError(proxy_url=_shown(proxy), error=failed.cause)) from None
 
 
 def _resolved(through: _Address, url: str) -> str:
@@ -146,4 +156,5 @@ def _issuer(connection: ssl.SSLSocket) -> str:
 
 
 def _shown(proxy: str) -> str:
-    return redacted(proxy)
+    """Leave out who asks: the password may have any form, and there need be no scheme before it."""
+    return redacted(re.sub(r"^(\w+://)?.*@", r"\1***@", proxy))

@@ -170,10 +170,11 @@ class Budget:
 
     def _sums(self, connection: sqlite3.Connection, now: float) -> dict[str, _Spent]:
         """Add up what was spent in each period that has a limit; what was read once is not read again."""
+        newest = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'calls'").fetchone() or (0,)
         for period in self._limits.keys() - {"call"}:
             since = _start(period, now)
             known = self._known.get(period)
-            if known is None or known.since != since:
+            if known is None or known.since != since or known.last > newest[0]:  # the last: in another file
                 known = self._known[period] = _Spent(since)
             found = connection.execute("SELECT * FROM calls WHERE at >= ? AND id > ?", (since, known.last))
             names = [column[0] for column in found.description]

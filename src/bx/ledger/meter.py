@@ -7,6 +7,7 @@ are budgets it holds the money before it sends. This module opens no file and kn
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -174,6 +175,7 @@ class _Call:
         self._row = row
         self._write = write
         self._started = time.monotonic()
+        self._process = os.getpid()  # a child that was forked meanwhile has a copy of this
         self._lock = threading.Lock()
         self._ended = False
         self._left = ""  # the outcome, where somebody has closed the stream
@@ -219,7 +221,7 @@ class _Call:
     def end(self, outcome: str = "failed", **more: Any) -> None:
         """Write the row, unless it has been written."""
         with self._lock:
-            if self._ended:
+            if self._ended or self._process != os.getpid():
                 return
             self._ended = True
         if self._left and outcome == "failed":
@@ -229,6 +231,11 @@ class _Call:
             self._write({**self._row, **more, "outcome": outcome, "latency_ms": self._elapsed()})
         except Exception as cause:  # noqa: BLE001 # see above
             _log.warning("A call could not be counted: %s", cause)
+
+    def __del__(self) -> None:
+        # Of a stream that nobody has begun to read, nor closed, this is the only sign.
+        self._left = self._left or "abandoned"
+        self.end()
 
     def _elapsed(self) -> int:
         return round((time.monotonic() - self._started) * 1000)

@@ -5,9 +5,10 @@ A file remembers how many steps it has taken (`PRAGMA user_version`): steps are 
 
 from __future__ import annotations
 
+# An id is given once only: who has added up the rows to some id finds all later ones behind it, whatever was deleted.
 _CALLS = """\
 CREATE TABLE calls (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     at REAL NOT NULL,
     source TEXT,
     alias TEXT,

@@ -7,6 +7,7 @@ SQLite is loaded when a file is first opened.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import threading
@@ -14,8 +15,6 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
-
-from bx.ledger.schema import STEPS
 
 if TYPE_CHECKING:
     import sqlite3
@@ -70,7 +69,7 @@ class Store:
         """Write a row of `calls`, and carry out statements in the same transaction; never raises."""
         self.waiting.append((row, statements))
         if not self._later:
-            _at_exit(self)
+            _keep_track(self)
             self.flush(_BRIEF)
 
     def flush(self, patience: float = _PATIENCE) -> None:
@@ -89,6 +88,13 @@ class Store:
         self.flush()
         with self._lock:
             self._drop()
+
+    def forked(self) -> None:
+        """Leave to the process that this one was forked from what is its own: rows that wait, and the connection."""
+        self.waiting.clear()
+        self._lock = threading.Lock()  # a thread of that process may have held it
+        _inherited.append(self._connection)  # even to close it could disturb that process
+        self._connection = self._opened_as = None
 
     def rows(self, since: float = 0, until: float | None = None) -> Iterator[dict[str, Any]]:
         """Iterate over the rows of a time (unix seconds, `until` excluded), the oldest first.
@@ -221,6 +227,9 @@ class Store:
         return self._connection
 
     def __del__(self) -> None:
+        if not self._later:  # nobody else will write what had to wait for a lock
+            self._resume = 0
+            self.flush(_BRIEF)
         self._drop()
 
     def _drop(self) -> None:
@@ -232,15 +241,29 @@ class Store:
 
 
 _open: WeakSet[Store] = WeakSet()  # those whose last rows may wait until the program ends
+_inherited: list[sqlite3.Connection | None] = []  # those of the process that this one was forked from
 
 
-def _at_exit(store: Store) -> None:
+def _keep_track(store: Store) -> None:
+    """Let a store know of the end of the program, and of forks."""
+    _know_of_forks()
     if not _open:
         import atexit
 
         atexit.unregister(_close_all)
         atexit.register(_close_all)
     _open.add(store)
+
+
+@functools.cache
+def _know_of_forks() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_forked)
+
+
+def _forked() -> None:
+    for store in list(_open):
+        store.forked()
 
 
 def _close_all() -> None:
@@ -278,6 +301,8 @@ def _opened(path: Path, patience: float) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path, patience: float) -> None:
+    from bx.ledger.schema import STEPS
+
     version = _version(connection)
     if version > len(STEPS):
         raise StoreError(f"The ledger {path} was written by a newer bx", "Update bx: pip install -U bedrock-bx")

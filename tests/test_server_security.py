@@ -437,4 +437,4 @@ def test_bodies_of_who_is_refused_for_the_head_alone_are_not_kept(locked):
             client.sendall(body)
         assert memory() - before < 2 * len(body), "of the four that were sent"
         client.sendall(b"x")
-        assert b"Missing Authentication Token" in client.recv(10_000)
+        assert b"MissingAuthenticationTokenException" in client.recv(10_000)

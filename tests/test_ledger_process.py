@@ -131,7 +131,9 @@ def test_a_damaged_ledger_costs_no_answer_and_is_moved_aside(bx):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 @pytest.mark.parametrize("flags", [["--stream"], ["--no-stream"]])
-def test_ctrl_c_is_written_as_interrupted(endpoint, flags):
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_is_written_as_interrupted(endpoint, flags, number):
+    sent = getattr(signal, number)
     endpoint.script.append(broken(3, STALL) if flags == ["--stream"] else SILENCE)
     command = [sys.executable, "-m", "bx", "Hello there all", "--model", "claude", "--endpoint-url", endpoint.url]
     process = subprocess.Popen(
@@ -143,9 +145,9 @@ def test_ctrl_c_is_written_as_interrupted(endpoint, flags):
         until = time.monotonic() + 20
         while not endpoint.requests and time.monotonic() < until:
             time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     process.communicate(timeout=20)
-    assert process.returncode == 130
+    assert process.returncode == 128 + sent
     (only,) = rows()
     assert (only["outcome"], only["input_tokens"]) == ("interrupted", None)
 

@@ -46,6 +46,29 @@ class UsageError(ValueError):
         self.fix = fix
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came: what Ctrl-C ends is ended, and the exit code tells by what."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = 128 + number
+
+
+def heed_signals() -> None:
+    """Have SIGTERM and SIGHUP end a call as Ctrl-C does, so that it stands in the ledger."""
+    import signal
+    import threading
+
+    def end(number: int, _: object) -> NoReturn:
+        raise Terminated(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")):
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
+
+
 def run() -> NoReturn:
     """Be the `bx` program: answer, flush, and leave without tearing the interpreter down, which takes a while."""
     if "_ARGCOMPLETE" in os.environ:
@@ -62,8 +85,8 @@ def main(arguments: Sequence[str], terminal: Terminal) -> int:
     options = argparse.Namespace(verbose=None)
     try:
         return _command(list(arguments), options, terminal)
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as ended:
+        return getattr(ended, "exit_code", 130)
     except BrokenPipeError:
         return 141
     except Exception as failure:  # noqa: BLE001 # every failure is explained, never shown as a traceback

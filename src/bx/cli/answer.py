@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from bx import converse, instances
-from bx.cli import UsageError, naming
+from bx.cli import UsageError, heed_signals, naming
 from bx.diagnosis import redacted
 from bx.engines import Router
 
@@ -41,6 +41,7 @@ def engine(schema: Schema | None, tools: Sequence[Tool], options: argparse.Names
             from bx import prices
 
             prices.check(options.prices)
+        heed_signals()
         made = options.meter = around(made, vars(options), source="cli", names=lambda: _names(options), later=True)
         made = naming.profiled(made, options, terminal)
     if schema is not None or tools:

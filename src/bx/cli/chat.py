@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bx import converse
-from bx.cli import UsageError, answer, conversation, explained
+from bx.cli import Terminated, UsageError, answer, conversation, explained
 from bx.cli.ask import chosen_model, model_names
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     while True:
         try:
             chat.turn()
+        except Terminated:
+            raise
         except KeyboardInterrupt:  # at the prompt, or in a command
             terminal.note("Ctrl-D leaves")
         except _Left:
@@ -144,6 +146,8 @@ class _Chat:
             return
         try:
             self._ask(typed)
+        except Terminated:
+            raise
         except KeyboardInterrupt:
             self._terminal.note("stopped; what had arrived stays in the conversation")
 

@@ -7,6 +7,7 @@ import json
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from bx.cli import heed_signals
 from bx.cli.ask import model_names
 from bx.doctor.findings import NOTE, OK, PROBLEM, SKIPPED
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from bx.cli.terminal import Terminal
-    from bx.doctor import Case, Cost, Examination, Finding, Subject
+    from bx.converse import Engine
+    from bx.doctor import Case, Cost, Finding, Subject
     from bx.engines.surroundings import Surroundings
     from bx.ledger.store import Store
 
@@ -67,12 +69,9 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     answer.listen(terminal, verbose=False)
     exam = doctor.Examination(_case(options))
     shown: dict[tuple[str, str], str] = {}
-    try:
-        for group in _grouped(doctor.examine(exam)):
-            if options.format == "text":
-                _show([_shortened(found, shown) for found in group], terminal, verbose=bool(options.verbose))
-    finally:  # what was spent is spent, also where somebody gives up
-        _record(exam, options)
+    for group in _grouped(doctor.examine(exam)):
+        if options.format == "text":
+            _show([_shortened(found, shown) for found in group], terminal, verbose=bool(options.verbose))
     code = doctor.worst(exam.found)
     if options.format == "json":
         cost = {"estimated": _told(exam.estimate), "spent": _told(doctor.spent(exam) if exam.estimate else None)}
@@ -104,6 +103,7 @@ def _case(options: argparse.Namespace) -> Case:
         calls=not options.no_calls,
         scope=aws.scope(vars(options)),
         engine=Router(),
+        metered=lambda client: _metered(client, options),
         ledger=(str(store.path), store.check) if store else None,
         cost=_cost(options),
     )
@@ -169,12 +169,15 @@ def _store(options: argparse.Namespace) -> Store | None:
     return Store(path) if path else None
 
 
-def _record(exam: Examination, options: argparse.Namespace) -> None:
-    """Write what was spent into the ledger, as every call of ours."""
-    if exam.spent and (store := _store(options)):
-        for row in exam.spent:
-            store.write({**row, "source": "cli", "outcome": "answered", "tag": options.tag})
-        store.close()
+def _metered(client: Any, options: argparse.Namespace) -> Engine:
+    """Have what is called stand in the ledger, and within the budgets, as every call of ours."""
+    from bx.catalogue import Catalogue
+    from bx.ledger.meter import around
+
+    heed_signals()
+    names = Catalogue(options.models, options.geo).ids()
+    made = options.meter = around(client, vars(options), source="cli", names=lambda: names)
+    return made
 
 
 # ---- what is printed ------------------------------------------------------------------------------------------

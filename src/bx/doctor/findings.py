@@ -96,6 +96,7 @@ class Case(NamedTuple):
         calls: whether models may be called, which costs a little.
         scope: the part of AWS that is asked: see `bx.aws.scope`.
         engine: what answers for embedded models.
+        metered: makes an engine around a client, so that what is called stands in the ledger and within budgets.
         ledger: where the ledger is, and a function that says what is wrong with it; None where none is kept.
         cost: what a call costs in US dollars, from a row of the ledger; None where that is unknown.
     """
@@ -109,6 +110,7 @@ class Case(NamedTuple):
     calls: bool = True
     scope: str = ""
     engine: Engine | None = None
+    metered: Callable[[Any], Engine] = lambda client: client
     ledger: tuple[str, Callable[[], str | None]] | None = None
     cost: Callable[[Mapping[str, Any]], Any] = lambda _: None
 
@@ -120,7 +122,7 @@ class Examination:
         self.case = case
         self.found: list[Finding] = []
         self.estimate: Cost | None = None  # of the calls that are made; None where none are
-        self.spent: list[dict[str, Any]] = []  # a row of the ledger for each answer
+        self.spent: list[dict[str, Any]] = []  # what each answer took, as a row of the ledger
         self.profiles: dict[str, Any] | None = None  # as the account lists them, by id; None where it was not told
         self.foundation: dict[str, Any] | None = None
 

@@ -35,7 +35,7 @@ def models(exam: Examination) -> Iterator[Finding]:
     client = None
     if exam.case.calls and not exam.blocked:
         try:
-            client = exam.place.client("bedrock-runtime")
+            client = exam.case.metered(exam.place.client("bedrock-runtime"))
         except Exception as failure:  # noqa: BLE001 # it is explained
             yield exam.failed("answer", failure)
     if client is not None:
@@ -151,7 +151,7 @@ def _called(exam: Examination, subject: Subject, check: str, call: Any) -> Findi
     except Exception as failure:  # noqa: BLE001 # it is explained
         return exam.failed(check, failure, subject)
     took = (time.monotonic() - started) * 1000
-    exam.spent.append({**cost.row(exam, subject, check, usage), "latency_ms": round(took)})
+    exam.spent.append(cost.row(exam, subject, check, usage))
     return Finding(check, OK, f"{_DONE[check]} in {took:.0f} ms", model=subject.name)
 
 

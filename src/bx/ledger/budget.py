@@ -176,7 +176,9 @@ class Budget:
             known = self._known.get(period)
             if known is None or known.since != since or known.last > newest[0]:  # the last: in another file
                 known = self._known[period] = _Spent(since)
-            found = connection.execute("SELECT * FROM calls WHERE at >= ? AND id > ?", (since, known.last))
+            found = connection.execute(
+                "SELECT * FROM calls WHERE at >= ? AND id > ? ORDER BY id", (since, known.last)
+            )
             names = [column[0] for column in found.description]
             for values in found:
                 known.add(dict(zip(names, values, strict=True)), self._overrides)

@@ -335,7 +335,9 @@ def remove(store: Store, numbers: Sequence[int] | None = None) -> int:
             if unknown := [number for number in gone if number not in known]:
                 raise UnknownConversation(f"There is no conversation {unknown[0]}")
             _delete(db, gone)
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # older pages have the texts still
+        (busy, *_) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()  # older pages have the texts still
+        if busy:
+            _log.warning("Another bx reads the history: what was deleted leaves the disk when that one has ended")
     return len(gone)
 
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from run import alternate, in_turn, load, machine, spread, table  # run as a script: its folder is on the path
+from run import BX, alternate, in_turn, load, machine, spread, table  # run as a script: its folder is on the path
 
 from bx.converse import request
 from bx.engines.echo import Echo
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bx.converse import Engine
 
 _CALLS = 500
-_BX = ["bx", "--model", "echo", "hi"]
+_ASKED = [*BX, "--model", "echo", "hi"]
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         _calls(Path(home), rounds)
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "BX_"))}
-        off, on = (["env", f"BX_LEDGER={place}", *_BX] for place in ("off", f"{home}/command.db"))
+        off, on = (["env", f"BX_LEDGER={place}", *_ASKED] for place in ("off", f"{home}/command.db"))
         commands = {"without a ledger": off, "the same again": off, "with a ledger": on}
         runs = alternate(commands, {**environ, "HOME": home}, rounds)
         table("`bx --model echo hi`, ratio to the same without a ledger", ["wall", "cpu"], runs)

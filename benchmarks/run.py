@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _HERE = Path(__file__).parent
-_BX = [str(Path(sysconfig.get_path("scripts")) / "bx")]
+BX = [str(Path(sysconfig.get_path("scripts")) / "bx")]
 _SEED = [sys.executable, str(_HERE / "seed.py")]
 _BARE = [sys.executable, "-c", "pass"]
 _KIBIBYTES = 1024 if sys.platform == "darwin" else 1  # the unit of the kernel's peak memory
@@ -90,10 +90,10 @@ def _start(environ: Mapping[str, str], rounds: int) -> None:
         "the same again": _BARE,
         "`python -c 'import bx'`": [sys.executable, "-c", "import bx"],
         "`python -c 'import boto3'`": [sys.executable, "-c", "import boto3"],
-        "`bx --version`": [*_BX, "--version"],
-        "`bx --help`": [*_BX, "--help"],
-        "`bx --dry-run hi`": [*_BX, "--dry-run", "hi"],
-        "`bx --model echo hi`": [*_BX, "--model", "echo", "hi"],
+        "`bx --version`": [*BX, "--version"],
+        "`bx --help`": [*BX, "--help"],
+        "`bx --dry-run hi`": [*BX, "--dry-run", "hi"],
+        "`bx --model echo hi`": [*BX, "--model", "echo", "hi"],
     }
     table("Start-up, ratio to a bare interpreter", ["wall", "cpu"], alternate(commands, environ, rounds))
 
@@ -114,7 +114,7 @@ def _bedrock(environ: Mapping[str, str], rounds: int) -> None:
             ("One call, ratio to boto3", whole, ["wall", "arrival", "cpu", "memory"]),
             (f"A stream of {_LONG} tokens to a pipe, ratio to boto3", long, ["wall", "arrival", "cpu", "memory"]),
         ):
-            commands = {"boto3": [*_SEED, *asked], "the same again": [*_SEED, *asked], "bx": [*_BX, *asked]}
+            commands = {"boto3": [*_SEED, *asked], "the same again": [*_SEED, *asked], "bx": [*BX, *asked]}
             runs = alternate(commands, environ, rounds, stub)
             assert len({run.output for kept in runs.values() for run in kept}) == 1, "they print different answers"
             table(title, columns, runs)

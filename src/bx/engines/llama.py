@@ -310,6 +310,9 @@ def _load(path: Path) -> Any:
     except ImportError as cause:
         raise _not_loaded(cause) from cause
     folder = tempfile.mkdtemp(prefix="bx-")  # 0700
+    if hasattr(os, "SCHED_BATCH"):  # the threads that are started here compute: those that wait for them go first
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     try:
         return xllamacpp.Server(_parameters(xllamacpp.CommonParams(), path, folder))
     finally:

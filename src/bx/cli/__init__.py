@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "ask": "ask a model (the default: bx PROMPT)",
-    "schema": "check, fix, infer, exemplify and warm up JSON Schemas",
-    "serve": "a Bedrock on localhost, for any AWS SDK",
     "chat": "talk with a model, turn by turn",
     "log": "what was asked and answered: list, search, show, delete",
-    "usage": "what was used and what it cost",
-    "pull": "fetch, list, verify and remove the weights of embedded models",
-    "doctor": "why does it not work? From credentials to each model",
     "models": "list the models, their prices, and what your account can call",
+    "usage": "what was used and what it cost",
+    "doctor": "why does it not work? From credentials to each model",
+    "schema": "check, fix, infer, exemplify and warm up JSON Schemas",
+    "serve": "a Bedrock on localhost, for any AWS SDK",
+    "pull": "fetch, list, verify and remove the weights of embedded models",
     "config": "show the settings in force, and where each comes from",
     "completion": "print the completion script of a shell",
 }
@@ -107,6 +107,28 @@ def parser(name: str) -> argparse.ArgumentParser:
         made.color = False  # the terminal decides about colours
     import_module(f"bx.cli.{name}").arguments(made)
     return made
+
+
+def place_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say where and as whom Amazon Bedrock is asked."""
+    add = parser.add_argument
+    about = "where prompts may be processed: global, us, eu, jp, ... (default: global)"
+    add("--geo", metavar="GEO", help=about).completer = _geographies  # type: ignore[attr-defined] # argcomplete's protocol
+    add("--region", help="the AWS region")
+    add("--profile", metavar="NAME", help="the profile of the AWS configuration")
+    add("--endpoint-url", metavar="URL", help="another endpoint for Amazon Bedrock")
+
+
+def telling_arguments(parser: argparse.ArgumentParser, verbose: str = "print more about a failure") -> None:
+    """Add the arguments that say how much goes to stderr."""
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing to stderr but failures")
+    parser.add_argument("-v", "--verbose", action="store_true", help=verbose)
+
+
+def _geographies(**_: object) -> list[str]:
+    from bx.cli.ask import known_models
+
+    return sorted({geo for model in known_models().values() for geo in model.get("geos", [])})
 
 
 def _command(arguments: list[str], options: argparse.Namespace, terminal: Terminal) -> int:

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from bx import converse
-from bx.cli import COMMANDS, UsageError, answer, conversation
+from bx.cli import COMMANDS, UsageError, answer, conversation, place_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,14 +63,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--top-p", metavar="X", help="choose among the likeliest words that make up this share, 0 to 1")
     add("--stop", action="append", metavar="TEXT", help="end the answer before this text (repeatable)")
     add("-o", "--option", nargs=2, action=_Field, metavar=("KEY", "VALUE"), help="a parameter of the model's own")
-    geo = add(
-        "--geo", metavar="GEO", help="where prompts may be processed: global, us, eu, jp, ... (default: global)"
-    )
-    geo.completer = _geographies  # type: ignore[attr-defined]
     add("--auto-profile", action="store_true", help="where a model needs an inference profile, find it and ask again")
-    add("--region", help="the AWS region")
-    add("--profile", metavar="NAME", help="the profile of the AWS configuration")
-    add("--endpoint-url", metavar="URL", help="another endpoint for Amazon Bedrock")
+    place_arguments(parser)
     conversation.add_arguments(parser)
     add("--max-cost", metavar="USD", help="send nothing that could bring the cost of the answer above this")
     add("-u", "--usage", action="store_true", help="print tokens, cost and latency to stderr")
@@ -184,14 +178,11 @@ def _tools(options: argparse.Namespace) -> list[Tool]:
 
 def model_names(**_: object) -> list[str]:
     """Name the models for the shell's completion."""
-    return list(_models())
+    return list(known_models())
 
 
-def _geographies(**_: object) -> list[str]:
-    return sorted({geo for model in _models().values() for geo in model.get("geos", [])})
-
-
-def _models() -> dict[str, dict[str, Any]]:
+def known_models() -> dict[str, dict[str, Any]]:
+    """Return the entries of all names, the user's own among them: see `bx.catalogue.Catalogue`."""
     from bx import config
     from bx.catalogue import Catalogue
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bx import converse
-from bx.cli import Terminated, UsageError, answer, conversation, explained
+from bx.cli import Terminated, UsageError, answer, conversation, explained, place_arguments
 from bx.cli.ask import chosen_model, model_names
 
 if TYPE_CHECKING:
@@ -61,10 +61,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-tokens", metavar="N", help="the longest answer, in tokens")
     add("--temperature", metavar="X", help="0 for the likeliest words, up to 1 for more variety")
     add("--top-p", metavar="X", help="choose among the likeliest words that make up this share, 0 to 1")
-    add("--geo", metavar="GEO", help="where prompts may be processed: global, us, eu, jp, ... (default: global)")
-    add("--region", help="the AWS region")
-    add("--profile", metavar="NAME", help="the profile of the AWS configuration")
-    add("--endpoint-url", metavar="URL", help="another endpoint for Amazon Bedrock")
+    place_arguments(parser)
     add("--max-cost", metavar="USD", help="send nothing that could bring the cost of an answer above this")
     add("-u", "--usage", action="store_true", help="print tokens, cost and latency after each answer")
     add("--raw-output", action="store_true", help="let the answers' control characters through to the terminal")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bx import config
 from bx.catalogue import DEFAULT, FILE
-from bx.cli import UsageError
+from bx.cli import UsageError, telling_arguments
 from bx.diagnosis import redacted
 from bx.turns import MAX_TURNS
 
@@ -40,8 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     for name, kind in config.KINDS.items():
         if name not in ("quiet", "verbose"):
             add(_flag(name), help=argparse.SUPPRESS, **_FORMS.get(kind, {}))
-    add("-q", "--quiet", action="store_true", help="print nothing to stderr but failures")
-    add("-v", "--verbose", action="store_true", help="print more about a failure")
+    telling_arguments(parser)
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:

@@ -7,7 +7,7 @@ import json
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from bx.cli import heed_signals
+from bx.cli import heed_signals, place_arguments, telling_arguments
 from bx.cli.ask import model_names
 from bx.doctor.findings import NOTE, OK, PROBLEM, SKIPPED
 
@@ -49,12 +49,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--format", choices=("text", "json"), default="text", metavar="text|json", help="how the findings are printed"
     )
-    add("--geo", metavar="GEO", help="where prompts may be processed")
-    add("--region", help="the AWS region")
-    add("--profile", metavar="NAME", help="the profile of the AWS configuration")
-    add("--endpoint-url", metavar="URL", help="another endpoint")
-    add("-q", "--quiet", action="store_true", default=None, help="print nothing to stderr but failures")
-    add("-v", "--verbose", action="store_true", default=None, help="print request ids, too")
+    place_arguments(parser)
+    telling_arguments(parser, "print request ids, too")
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:

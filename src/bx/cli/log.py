@@ -8,7 +8,7 @@ import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
-from bx.cli import UsageError
+from bx.cli import UsageError, telling_arguments
 from bx.cli.conversation import number, store
 from bx.cli.terminal import visible
 from bx.ledger import history
@@ -49,8 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--all", action="store_true", help="delete all, with rm")
     add("--ledger", metavar="FILE", help="the file of another ledger")
     add("-y", "--yes", action="store_true", help="delete without asking")
-    add("-q", "--quiet", action="store_true", help="print nothing to stderr but failures")
-    add("-v", "--verbose", action="store_true", help="print more about a failure")
+    telling_arguments(parser)
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:

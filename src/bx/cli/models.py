@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bx import account, aws, cards
 from bx.cards import ABILITIES, Card
 from bx.catalogue import Catalogue, sources
-from bx.cli import UsageError, naming
+from bx.cli import UsageError, naming, place_arguments, telling_arguments
 
 if TYPE_CHECKING:
     import argparse
@@ -66,12 +66,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-price", metavar="USD", help="only models of which a million tokens, in or out, costs no more")
     add("--format", choices=_FORMATS, default="table", help="table (the default), json or csv")
     add("--option", dest="entry", action="append", metavar="KEY=VALUE", help=f"with set: {', '.join(naming.KEYS)}")
-    add("--geo", metavar="GEO", help="the geography whose inference profiles are used: global, us, eu, jp, ...")
-    add("--region", help="the AWS region")
-    add("--profile", metavar="NAME", help="the profile of the AWS configuration")
-    add("--endpoint-url", metavar="URL", help="another endpoint for Amazon Bedrock")
-    add("-q", "--quiet", action="store_true", help="print nothing to stderr but failures")
-    add("-v", "--verbose", action="store_true", help="print more about a failure")
+    place_arguments(parser)
+    telling_arguments(parser)
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bx import weights
-from bx.cli import UsageError
+from bx.cli import UsageError, telling_arguments
 
 if TYPE_CHECKING:
     import argparse
@@ -42,8 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     remove = other.add_argument("--remove", metavar="NAME", help="delete a model from this machine")
     verify = other.add_argument("--verify", nargs="?", const="", metavar="NAME", help="compare one hash, or all")
     add("-y", "--yes", action="store_true", help="never ask (bx pull does not; bx PROMPT does before it fetches)")
-    add("-q", "--quiet", action="store_true", help="print nothing to stderr but failures")
-    add("-v", "--verbose", action="store_true", help="print more about a failure")
+    telling_arguments(parser)
     for argument in (what, remove, verify):
         argument.completer = _names  # type: ignore[attr-defined] # argcomplete's protocol
 

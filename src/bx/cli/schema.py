@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bx import capabilities
-from bx.cli import UsageError
+from bx.cli import UsageError, place_arguments, telling_arguments
 from bx.cli.ask import model_names
 from bx.converse import request
 from bx.instances import json_path, loads
@@ -53,12 +53,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     target = add("--for", "-m", "--model", dest="target", metavar="MODEL", help="the model (default: Claude's rules)")
     target.completer = model_names  # type: ignore[attr-defined] # argcomplete's protocol
     add("--format", choices=("text", "json"), metavar="text|json", help="how check reports (default: text)")
-    add("--geo", metavar="GEO", help="where prompts may be processed")
-    add("--region", help="the AWS region")
-    add("--profile", metavar="NAME", help="the profile of the AWS configuration")
-    add("--endpoint-url", metavar="URL", help="another endpoint for Amazon Bedrock")
-    add("-q", "--quiet", action="store_true", help="print nothing to stderr but failures")
-    add("-v", "--verbose", action="store_true", help="print more about a failure")
+    place_arguments(parser)
+    telling_arguments(parser)
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:

@@ -9,7 +9,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from bx import prices
-from bx.cli import UsageError
+from bx.cli import UsageError, telling_arguments
 from bx.cli.table import bars, fits, table
 from bx.ledger import report, sheet
 
@@ -70,8 +70,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--keep", metavar="DAYS", help="prune: forget the calls before these days: 90d")
     add("-y", "--yes", action="store_true", default=None, help="prune without a question")
     add("--ledger", metavar="FILE", help="the file of another ledger")
-    add("-q", "--quiet", action="store_true", default=None, help="print nothing to stderr but failures")
-    add("-v", "--verbose", action="store_true", default=None, help="print more about a failure")
+    telling_arguments(parser)
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:

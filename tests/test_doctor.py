@@ -224,6 +224,13 @@ def test_what_it_costs_is_told_before_and_after(examined, bedrock):
     assert {row["operation"] for row in exam.spent} == {"Converse", "ConverseStream"}
 
 
+def test_a_cost_that_is_tiny_is_not_nothing(examined, bedrock):
+    exam = examined(bedrock(), cost=lambda _: Decimal("0.00000007"))
+    before, after = [each.evidence for each in exam.found if each.check == "cost"]
+    assert "at most USD 0.000001;" in before
+    assert after == "2 calls were answered: less than USD 0.000001"
+
+
 def test_an_unknown_price_is_not_nothing(examined, bedrock):
     url = bedrock()
     exam = examined(url)

@@ -48,7 +48,8 @@ def before(cost: Cost) -> Finding:
 
 def after(cost: Cost) -> Finding:
     """Tell what was spent."""
-    return Finding("cost", OK, f"{cost.calls} calls were answered: {_money(cost)}")
+    answered = "1 call was" if cost.calls == 1 else f"{cost.calls} calls were"
+    return Finding("cost", OK, f"{answered} answered: {_money(cost)}")
 
 
 def _money(cost: Cost, most: str = "") -> str:
@@ -56,6 +57,8 @@ def _money(cost: Cost, most: str = "") -> str:
     if cost.usd is None:
         return "their price is unknown"
     exact = f"USD {cost.usd.quantize(_EXACT).normalize():f}"
+    if 0 < cost.usd < _EXACT:
+        exact = f"{'' if most else 'less than '}USD {_EXACT:f}"
     return f"at least {exact}, for the price of {cost.unknown} is unknown" if cost.unknown else f"{most}{exact}"
 
 

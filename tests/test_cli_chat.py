@@ -56,7 +56,10 @@ class Typed:
         os.write(self._near, keys.encode())
 
     def interrupt(self):
+        """Press Ctrl-C, and once more where Python misses it: just before a read, it is only heard after that."""
         self._process.send_signal(signal.SIGINT)
+        if not select.select([self._near], [], [], 5)[0]:
+            self._process.send_signal(signal.SIGINT)
 
     def leave(self, keys="\x04"):
         """Leave; return the exit code."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -145,8 +146,11 @@ def test_a_signal_is_written_as_interrupted(endpoint, flags, number):
         until = time.monotonic() + 20
         while not endpoint.requests and time.monotonic() < until:
             time.sleep(0.01)
-    process.send_signal(sent)
-    process.communicate(timeout=20)
+    for _ in range(3):  # Python hears one that comes just before a read that blocks only after that read
+        process.send_signal(sent)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=10)
+            break
     assert process.returncode == 128 + sent
     (only,) = rows()
     assert (only["outcome"], only["input_tokens"]) == ("interrupted", None)

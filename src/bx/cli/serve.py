@@ -128,7 +128,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         with _stopping() as stopped:
             endpoint.start()
             _announce(endpoint, options, terminal)
-            stopped.wait()
+            while not stopped.wait(0.5):  # a signal just before a wait without an end would be heard after it
+                pass
             if endpoint.active:
                 terminal.note("stopping: running requests may finish; Ctrl-C ends them at once")
     except KeyboardInterrupt:  # the second one, before the first was heeded

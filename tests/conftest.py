@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bx import weights
+from bx.ledger.store import Store
 from package_index import PackageIndex
 from scripted import Scripted
 
@@ -39,6 +40,14 @@ def endpoint():
     """A Bedrock on loopback, over the echo engine."""
     with Scripted() as running:
         yield running
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A ledger of the test's own."""
+    made = Store(tmp_path / "ledger.db")
+    yield made
+    made.close()
 
 
 @pytest.fixture

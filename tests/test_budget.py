@@ -31,13 +31,6 @@ USAGE = {"inputTokens": 1000, "outputTokens": 1000, "totalTokens": 2000}  # 1.8 
 
 
 @pytest.fixture
-def store(tmp_path):
-    made = Store(tmp_path / "ledger.db")
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def limited(endpoint, store):
     """Make an engine with limits."""
     engine = Bedrock(endpoint_url=endpoint.url)

@@ -38,13 +38,6 @@ ROW = {"at": 1.0, "model_id": "echo", "outcome": "answered"}
 
 
 @pytest.fixture
-def store(tmp_path):
-    made = Store(tmp_path / "ledger.db")
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def metered(endpoint, store):
     """The client of Amazon Bedrock with a meter around it."""
     engine = Bedrock(endpoint_url=endpoint.url)
